@@ -1,0 +1,5 @@
+"""Run the command line: `python -m iarproxy`."""
+
+from iarproxy.cli import main
+
+main()

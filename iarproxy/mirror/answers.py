@@ -1,0 +1,106 @@
+"""What the mirror answers: values that the server turns into HTTP, and nothing that knows HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol, Self, TypeAlias
+
+from iarproxy.oci import Descriptor, Digest, Repository
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """The tag is pinned to the digest that is answered, since `since`."""
+
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The tag's policy follows upstream; `since` is when upstream last said so.
+
+    `stale`: upstream could not be asked though the time to live is over.
+    """
+
+    since: datetime
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ByDigest:
+    """The manifest was asked for by digest: no tag's standing is involved."""
+
+
+Standing: TypeAlias = Pinned | Followed | ByDigest
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestAnswer:
+    """A verified manifest.
+
+    Attributes:
+        offered: under drift, what upstream offers now for the pinned tag; None: no drift is known.
+        vanished: the tag is pinned but upstream no longer has it.
+        cached: nobody was asked for this answer.
+    """
+
+    repository: Repository
+    descriptor: Descriptor
+    raw: bytes
+    standing: Standing
+    offered: Digest | None = None
+    vanished: bool = False
+    cached: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FileSpan:
+    """`count` bytes at `offset` of the open file `fd`. They never change; send them as the kernel does best."""
+
+    fd: int
+    offset: int
+    count: int
+
+
+class BlobBody(Protocol):
+    """A blob that can be sent: cached, still arriving, or relayed. Use as `async with`; leaving releases it.
+
+    Attributes:
+        size: the whole blob's size in bytes.
+        cached: all of it was on disk before anybody asked.
+    """
+
+    size: int
+    cached: bool
+
+    def spans(self, start: int, stop: int) -> AsyncIterator[FileSpan | bytes]:
+        """The bytes from `start` up to `stop`, in order, as they become sendable.
+
+        The last bytes of a blob that still arrives come only after its digest agreed.
+
+        Raises:
+            Unavailable: the rest cannot be had; the connection must be cut, never padded.
+        """
+        ...
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(self, *error: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TagList:
+    """All tags of a repository, sorted. `complete` is False where upstream could not be asked: only what we hold."""
+
+    repository: Repository
+    tags: tuple[str, ...]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReferrersAnswer:
+    """An OCI index of the manifests whose subject is the digest, as bytes; `filtered` by artifact type here."""
+
+    raw: bytes
+    filtered: bool
