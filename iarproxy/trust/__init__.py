@@ -1,1 +1,20 @@
-"""Being built."""
+"""Judgement without I/O: verdicts on drift, and which policy a tag has.
+
+Rule: everything here gets facts and returns a verdict; who fetched the facts, and what follows, is the caller's.
+"""
+
+from iarproxy.trust.drift import Drifted, Steady, Vanished, Verdict, judge
+from iarproxy.trust.policy import Mode, OnDrift, Pattern, TagRule, rule_for
+
+__all__ = [
+    "Drifted",
+    "Mode",
+    "OnDrift",
+    "Pattern",
+    "Steady",
+    "TagRule",
+    "Vanished",
+    "Verdict",
+    "judge",
+    "rule_for",
+]

@@ -1,0 +1,78 @@
+"""Which policy a tag has: the first rule whose pattern matches, else pin.
+
+Rule 1: `*` stays within a segment, `**` crosses them, and a pattern without `:tag` means any tag (design section 6).
+Rule 2: a pattern is matched as a whole against `registry/repository:tag` in canonical form.
+Rule 3: an attachment tag has no policy: it is a growing set and is always followed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from iarproxy.errors import Malformed
+from iarproxy.oci import TagReference
+
+
+class Mode(StrEnum):
+    """What a tag is for us."""
+
+    PIN = "pin"  # the first digest seen is served until a person says otherwise
+    FOLLOW = "follow"  # upstream's word is taken anew when the time to live is over
+    REFUSE = "refuse"  # never served
+
+
+class OnDrift(StrEnum):
+    """What clients get for a pinned tag that upstream moved."""
+
+    KEEP = "keep"  # the pinned manifest, with a Warning header
+    DENY = "deny"  # 403 naming both digests; safe only where clients cannot fall back to upstream
+
+
+_TOKEN = re.compile(r"\*\*|\*|[A-Za-z0-9._:/\[\]-]+", re.ASCII)
+_WILD = {"**": ".*", "*": "[^/:]*"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pattern:
+    """A glob over references, for example `docker.io/library/*:latest` or `registry.example.com/**`."""
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not self.text or "".join(_TOKEN.findall(self.text)) != self.text:
+            raise Malformed(f"not a pattern: {self.text[:160]!r}; for example registry.example.com/**:v*")
+
+    def matches(self, reference: TagReference) -> bool:
+        """Whether the whole reference fits this pattern."""
+        return re.fullmatch(self._regex(), str(reference), re.ASCII) is not None
+
+    def _regex(self) -> str:
+        tail = self.text.rpartition("/")[2]
+        any_tag = "" if ":" in tail and "/" in self.text else ":[^/:]*"
+        return "".join(_WILD.get(token, re.escape(token)) for token in _TOKEN.findall(self.text)) + any_tag
+
+
+@dataclass(frozen=True, slots=True)
+class TagRule:
+    """One `[[tags]]` section. `ttl` counts for `follow` only."""
+
+    match: Pattern
+    mode: Mode = Mode.PIN
+    ttl: timedelta = timedelta(hours=1)
+    on_drift: OnDrift = OnDrift.KEEP
+
+
+PIN_EVERYTHING = TagRule(Pattern("**"))
+_ATTACHMENT = TagRule(Pattern("**"), Mode.FOLLOW, timedelta(minutes=5))
+
+
+def rule_for(reference: TagReference, rules: Iterable[TagRule]) -> TagRule:
+    """The first of `rules` that matches; pinning where none does."""
+    first = next((rule for rule in rules if rule.match.matches(reference)), PIN_EVERYTHING)
+    if reference.tag.is_attachment and first.mode is not Mode.REFUSE:
+        return _ATTACHMENT
+    return first
