@@ -1,0 +1,177 @@
+"""The settings, section by section, and what is refused about them before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from yarl import URL
+
+from iarproxy.config.values import Address, Duration, Glob, Size
+from iarproxy.oci import DOCKER_HUB, canonical_registry
+from iarproxy.trust import Mode, OnDrift, TagRule
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class ServerSettings(_Section):
+    """`[server]`. `workers`: 0 means one per CPU.
+
+    `bind`: a listener's address or a host name, to the one upstream that it serves.
+    """
+
+    listen: tuple[Address, ...] = Field(("127.0.0.1:5000",), min_length=1)
+    workers: int = Field(0, ge=0, le=256)
+    default_upstream: str | None = None
+    bind: dict[str, str] = {}
+    graceful_timeout: Duration = timedelta(seconds=30)
+    stall_timeout: Duration = timedelta(seconds=30)
+    access_log: bool = True
+
+
+class AdminSettings(_Section):
+    """`[admin]`: health, metrics and API; `probes`: health and metrics only."""
+
+    listen: Address = "127.0.0.1:5001"
+    probes: Address | None = None
+
+
+class StoreSettings(_Section):
+    """`[store]`. `max_size` is in bytes; above it blobs are relayed and not kept."""
+
+    path: Path
+    max_size: Size = 50 * 2**30
+
+
+class LedgerSettings(_Section):
+    """`[ledger]`. `url`: None means `ledger.db` in the store."""
+
+    url: str | None = None
+
+
+class DriftSettings(_Section):
+    """`[drift]`: how often upstream is asked in the background what it offers for a pinned tag; `0s` switches it off."""
+
+    interval: Duration = timedelta(hours=6)
+
+
+class UpstreamSettings(_Section):
+    """`[upstreams."NAME"]`. `auth_hosts`: further hosts that may issue tokens for this registry."""
+
+    url: str
+    username: str | None = None
+    password_file: Path | None = None
+    anonymous_read: bool = False
+    auth_hosts: tuple[str, ...] = ()
+    ca_file: Path | None = None
+    connect_timeout: Duration = timedelta(seconds=10)
+    read_timeout: Duration = timedelta(seconds=30)
+    max_connections: int = Field(32, ge=1, le=1024)
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether requests to this upstream carry a user's name and password."""
+        return self.username is not None
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        url = URL(self.url)
+        if url.scheme not in ("http", "https") or not url.host:
+            raise ValueError(
+                f'url {self.url[:120]!r} is no registry address; write "https://HOST" or "http://HOST:PORT"'
+            )
+        if url.user or url.password or url.query_string or url.fragment or url.path not in ("", "/"):
+            raise ValueError("url takes only scheme, host and port; credentials go into username and password_file")
+        if (self.username is None) != (self.password_file is None):
+            raise ValueError("username and password_file go together; write both or neither")
+        if self.username is not None and url.scheme == "http" and not is_loopback(url.host):
+            raise ValueError("credentials would cross the network in the clear; use https, or remove them")
+        return self
+
+
+class TagSection(_Section):
+    match: Glob
+    mode: Mode = Mode.PIN
+    ttl: Duration = timedelta(hours=1)
+    on_drift: OnDrift = OnDrift.KEEP
+
+
+class Config(_Section):
+    """All of it. `source`: the file it came from; None: the defaults.
+
+    `upstreams` is the closed list, by canonical name. `tags`: first match wins; where none does, a tag is pinned.
+    """
+
+    server: ServerSettings = ServerSettings()
+    admin: AdminSettings = AdminSettings()
+    store: StoreSettings
+    ledger: LedgerSettings = LedgerSettings()
+    drift: DriftSettings = DriftSettings()
+    upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
+    tags: tuple[TagSection, ...] = ()
+    source: Path | None = None
+
+    @property
+    def rules(self) -> tuple[TagRule, ...]:
+        """The tag policies, in order."""
+        return tuple(TagRule(each.match, each.mode, each.ttl, each.on_drift) for each in self.tags)
+
+    @property
+    def ledger_path(self) -> Path:
+        """The file of the embedded ledger."""
+        return Path(self.ledger.url.removeprefix("sqlite:///")) if self.ledger.url else self.store.path / "ledger.db"
+
+    @property
+    def default_upstream(self) -> str | None:
+        """The upstream of names that say nothing; None: such names are unknown."""
+        chosen = self.server.default_upstream
+        if chosen is None:
+            return DOCKER_HUB if DOCKER_HUB in self.upstreams else None
+        return canonical_registry(chosen)
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        for name, where in [(self.server.default_upstream, "server.default_upstream"), *_bound(self.server.bind)]:
+            if name is not None and canonical_registry(name) not in self.upstreams:
+                raise ValueError(f"{where} names {name!r}, which has no [upstreams] section; add one or change it")
+        taken = [*self.server.listen, self.admin.listen, *filter(None, [self.admin.probes])]
+        for address in taken:
+            if taken.count(address) > 1:
+                raise ValueError(f"admin.listen, admin.probes or server.listen name {address} twice; give each its own")
+        if self.ledger.url is not None and not self.ledger.url.startswith("sqlite:////"):
+            raise ValueError('ledger.url must be "sqlite:////ABSOLUTE/PATH"; other databases are not supported yet')
+        self._refuse_open_credentials()
+        if not _is_local(self.admin.listen):
+            raise ValueError("admin.listen is open to the network and has no access control; use admin.probes")
+        return self
+
+    def _refuse_open_credentials(self) -> None:
+        opened = [each for each in self.server.listen if not _is_local(each)]
+        for name, upstream in self.upstreams.items():
+            if opened and upstream.has_credentials and not upstream.anonymous_read:
+                raise ValueError(
+                    f'upstreams."{name}" has credentials, and server.listen {opened[0]} lets anybody read what they open;'
+                    " listen on 127.0.0.1, or write anonymous_read = true in that section"
+                )
+
+
+def _bound(bind: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [(upstream, f'server.bind."{address}"') for address, upstream in bind.items()]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is this machine by its very spelling."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_local(address: str) -> bool:
+    return address.startswith("unix:") or is_loopback(address.rpartition(":")[0])
