@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from yarl import URL
 
 from iarproxy.config.values import Address, Duration, Glob, Size
-from iarproxy.oci import DOCKER_HUB, canonical_registry
+from iarproxy.errors import Malformed
+from iarproxy.oci import DOCKER_HUB, Platform, canonical_registry
 from iarproxy.trust import Mode, OnDrift, TagRule
 
 
@@ -56,9 +58,27 @@ class LedgerSettings(_Section):
 
 
 class DriftSettings(_Section):
-    """`[drift]`: how often upstream is asked in the background what it offers for a pinned tag; `0s` switches it off."""
+    """`[drift]`: how often upstream is asked in the background what it offers for a pinned tag; `0s`: never."""
 
     interval: Duration = timedelta(hours=6)
+
+
+def _platform(value: Any) -> Any:
+    try:
+        return Platform.parse(str(value))
+    except Malformed as error:
+        raise ValueError(str(error)) from error
+
+
+def _this_machine() -> Platform:
+    machine = platform.machine().lower()
+    return Platform("linux", {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine))
+
+
+class PinSettings(_Section):
+    """`[pins]`. `platforms`: what a pin promises to hold once upstream moved or lost its tag."""
+
+    platforms: tuple[Annotated[Platform, BeforeValidator(_platform)], ...] = (_this_machine(),)
 
 
 class UpstreamSettings(_Section):
@@ -96,6 +116,8 @@ class UpstreamSettings(_Section):
 
 
 class TagSection(_Section):
+    """A `[[tags]]` section; see `trust.policy.TagRule`."""
+
     match: Glob
     mode: Mode = Mode.PIN
     ttl: Duration = timedelta(hours=1)
@@ -112,6 +134,7 @@ class Config(_Section):
     admin: AdminSettings = AdminSettings()
     store: StoreSettings
     ledger: LedgerSettings = LedgerSettings()
+    pins: PinSettings = PinSettings()
     drift: DriftSettings = DriftSettings()
     upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
     tags: tuple[TagSection, ...] = ()
@@ -156,8 +179,8 @@ class Config(_Section):
         for name, upstream in self.upstreams.items():
             if opened and upstream.has_credentials and not upstream.anonymous_read:
                 raise ValueError(
-                    f'upstreams."{name}" has credentials, and server.listen {opened[0]} lets anybody read what they open;'
-                    " listen on 127.0.0.1, or write anonymous_read = true in that section"
+                    f'upstreams."{name}" has credentials, and anybody could read what they open at server.listen'
+                    f" {opened[0]}; listen on 127.0.0.1, or write anonymous_read = true in that section"
                 )
 
 
