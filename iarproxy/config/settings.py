@@ -78,7 +78,9 @@ def _this_machine() -> Platform:
 class PinSettings(_Section):
     """`[pins]`. `platforms`: what a pin promises to hold once upstream moved or lost its tag."""
 
-    platforms: tuple[Annotated[Platform, BeforeValidator(_platform)], ...] = (_this_machine(),)
+    platforms: tuple[Annotated[Platform, BeforeValidator(_platform)], ...] = Field(
+        default_factory=lambda: (_this_machine(),)
+    )
 
 
 class UpstreamSettings(_Section):

@@ -1,0 +1,65 @@
+"""Which repository may serve which content (design invariant 10).
+
+Rule 1: where no upstream has credentials, everything held is public and nothing is asked.
+Rule 2: otherwise content is reachable only through a repository that links it: one that served a manifest naming it,
+        or for which upstream itself said so. Held content is no exception, and neither is content that arrives for
+        somebody else (threats T49, T53).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from iarproxy.errors import UnknownBlob
+from iarproxy.ledger import Ledger
+from iarproxy.oci import Digest, Manifest, Repository
+from iarproxy.upstream import Upstreams
+
+_REMEMBERED = 100_000
+
+
+class Access:
+    """The links between repositories and content, remembered per worker and kept in the ledger."""
+
+    def __init__(self, ledger: Ledger, upstreams: Upstreams, *, private: bool) -> None:
+        self._ledger = ledger
+        self._upstreams = upstreams
+        self._private = private
+        self._known: OrderedDict[tuple[Repository, Digest], None] = OrderedDict()
+
+    async def learn(self, repository: Repository, manifest: Manifest) -> None:
+        """Record that `repository` served `manifest`, and so links it and what it names."""
+        await self._link(repository, (manifest.descriptor.digest, *manifest.links))
+
+    async def require(self, repository: Repository, digest: Digest) -> None:
+        """Return if `repository` may serve the content.
+
+        Raises:
+            UnknownBlob, Denied: it may not, or has no such content.
+            Unavailable: upstream has to be asked and does not answer.
+        """
+        if not self._private or (repository, digest) in self._known:
+            return
+        if not await self._ledger.linked(repository, digest):
+            await self._ask(repository, digest)
+            await self._ledger.link(repository, (digest,))
+        self._remember(repository, digest)
+
+    async def _ask(self, repository: Repository, digest: Digest) -> None:
+        upstream = self._upstreams[repository.registry]
+        try:
+            await upstream.blob_size(repository.name, digest)
+        except UnknownBlob:
+            await upstream.head_manifest(repository.name, digest)
+
+    async def _link(self, repository: Repository, digests: tuple[Digest, ...]) -> None:
+        fresh = [digest for digest in digests if (repository, digest) not in self._known]
+        if fresh:
+            await self._ledger.link(repository, fresh)
+        for digest in fresh:
+            self._remember(repository, digest)
+
+    def _remember(self, repository: Repository, digest: Digest) -> None:
+        self._known[repository, digest] = None
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)

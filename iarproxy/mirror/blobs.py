@@ -1,0 +1,129 @@
+"""Blobs: from the store, from an ingest that everybody follows, else relayed.
+
+Rule 1: a held blob is answered without asking anybody.
+Rule 2: one upstream transfer per digest; the store elects who does it (design invariant 6).
+Rule 3: no room is no reason to refuse: the blob is relayed, verified, and not kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+
+from iarproxy.errors import Refused, StoreFull, UnknownBlob, UpstreamUnavailable
+from iarproxy.mirror.access import Access
+from iarproxy.mirror.answers import BlobBody
+from iarproxy.mirror.bodies import CachedBody, GrowingBody, RelayedBody
+from iarproxy.mirror.manifests import Manifests
+from iarproxy.mirror.memory import ManifestMemory
+from iarproxy.oci import Descriptor, Digest, DigestReference, Repository
+from iarproxy.store import Fetch, Store
+from iarproxy.upstream import Upstreams
+
+log = structlog.get_logger("iarproxy.mirror")
+
+
+class Blobs:
+    """Opens blobs for sending, and brings them into the store."""
+
+    def __init__(
+        self, store: Store, upstreams: Upstreams, access: Access, memory: ManifestMemory, manifests: Manifests
+    ) -> None:
+        self._store = store
+        self._upstreams = upstreams
+        self._access = access
+        self._memory = memory
+        self._manifests = manifests
+
+    @asynccontextmanager
+    async def open(self, repository: Repository, digest: Digest, size: int | None = None) -> AsyncIterator[BlobBody]:
+        """The blob, ready to be sent; `size` in bytes where the caller knows it from a descriptor.
+
+        Raises:
+            UnknownBlob, Denied: the repository has no such blob, or may not serve it.
+            Unavailable: it is not held and upstream cannot be had.
+        """
+        await self._access.require(repository, digest)
+        body = self._held(digest) or self._growing(repository, digest, size or self._memory.size_of(digest))
+        try:
+            await body.__aenter__()
+        except StoreFull as error:
+            log.warning("blob relayed, not kept", repository=str(repository), digest=str(digest), reason=str(error))
+            body = await self._relayed(repository, digest, size or self._memory.size_of(digest))
+        except UnknownBlob as error:
+            body = await self._manifest_as_blob(repository, digest, error)
+        try:
+            yield body
+        finally:
+            await body.__aexit__()
+
+    async def size(self, repository: Repository, digest: Digest) -> int:
+        """The blob's size in bytes, for HEAD: held, known from a manifest, else asked of upstream."""
+        await self._access.require(repository, digest)
+        held = self._store.find(digest)
+        if held is not None:
+            return held.size
+        told = await self._upstreams[repository.registry].blob_size(repository.name, digest)
+        size = told if told is not None else self._memory.size_of(digest)
+        if size is None:
+            raise UpstreamUnavailable(f"{repository.registry} does not tell the size of {digest}; GET it instead")
+        return size
+
+    async def hold(
+        self, repository: Repository, descriptor: Descriptor, advanced: Callable[[int], None] = lambda _: None
+    ) -> bool:
+        """Bring the blob into the store; True when it had to be fetched. `advanced` is told the bytes at hand.
+
+        Raises:
+            StoreFull: there is no room for it.
+            Refused, Unavailable: upstream does not give it.
+        """
+        if self._store.find(descriptor.digest) is not None:
+            return False
+        await self._access.require(repository, descriptor.digest)
+        fetch = self._fetch(repository, descriptor.digest)
+        async with self._store.follow(descriptor.digest, descriptor.size, fetch) as following:
+            position = 0
+            while position < following.size:
+                position = await following.readable(position)
+                advanced(position)
+        return True
+
+    async def small(self, repository: Repository, descriptor: Descriptor) -> bytes:
+        """The whole of a blob that is known to be small, such as a config; fetched and kept where it is missing."""
+        await self.hold(repository, descriptor)
+        raw = await self._store.read(descriptor.digest, descriptor.size)
+        if raw is None:
+            raise UnknownBlob(f"{descriptor.digest} was held and is gone")
+        return raw
+
+    def _held(self, digest: Digest) -> BlobBody | None:
+        found = self._store.find(digest)
+        return None if found is None else CachedBody(found)
+
+    def _growing(self, repository: Repository, digest: Digest, size: int | None) -> BlobBody:
+        fetch = self._fetch(repository, digest)
+        return GrowingBody(self._store.follow(digest, size, fetch), digest, fetch)
+
+    async def _relayed(self, repository: Repository, digest: Digest, size: int | None) -> BlobBody:
+        if size is None:
+            size = await self.size(repository, digest)
+        body = RelayedBody(digest, size, self._fetch(repository, digest))
+        return await body.__aenter__()
+
+    async def _manifest_as_blob(self, repository: Repository, digest: Digest, error: UnknownBlob) -> BlobBody:
+        """Some clients ask for a manifest below /blobs/ (containerd's FetchByDigest)."""
+        try:
+            await self._manifests.by_digest(DigestReference(repository, digest))
+        except Refused:
+            raise error from None
+        held = self._held(digest)
+        if held is None:
+            raise error
+        return await held.__aenter__()
+
+    def _fetch(self, repository: Repository, digest: Digest) -> Fetch:
+        upstream = self._upstreams[repository.registry]
+        return lambda offset: upstream.blob(repository.name, digest, offset)

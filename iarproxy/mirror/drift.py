@@ -1,0 +1,222 @@
+"""Watching what upstream offers now for the tags that we pinned.
+
+Rule 1: never on the serving path; spread over the interval, with jitter.
+Rule 2: a HEAD is only a hint. An accusation is made on bytes that were fetched and hashed here.
+Rule 3: an accusation carries its evidence: both descriptors, upstream's headers, when, and a readable difference.
+Rule 4: an upstream that does not answer is no verdict.
+Rule 5: nothing here changes a pin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, assert_never
+
+import orjson
+import structlog
+
+from iarproxy.errors import IarproxyError, Malformed, StoreUnavailable, Unavailable, UnknownManifest, UnknownName
+from iarproxy.ledger import Ledger, Pin
+from iarproxy.mirror.blobs import Blobs
+from iarproxy.mirror.holding import Holding
+from iarproxy.mirror.manifests import Manifests
+from iarproxy.oci import Descriptor, Manifest, Repository, TagReference
+from iarproxy.trust import Drifted, Mode, Steady, TagRule, Vanished, Verdict, judge, rule_for
+from iarproxy.upstream import FetchedManifest, Upstreams
+
+log = structlog.get_logger("iarproxy.drift")
+
+_MAX_CONFIG = 1 << 20  # bytes of an image config that are read for the sake of its labels
+_PAGE = 500
+_LEAST_PAUSE = 0.05  # seconds between two checks, however many pins there are
+_LONGEST_PAUSE = 60.0  # seconds between two looks at what there is to check
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """The verdict on one pin, whether it is news, and the evidence where it accuses."""
+
+    pin: Pin
+    verdict: Verdict
+    news: bool
+    evidence: dict[str, Any]
+
+
+class DriftWatch:
+    """Checks pins against upstream, one at a time or all of them for ever."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        upstreams: Upstreams,
+        manifests: Manifests,
+        blobs: Blobs,
+        holding: Holding,
+        rules: tuple[TagRule, ...],
+        now: Callable[[], datetime],
+        on_verdict: Callable[[Checked], None] = lambda _: None,
+    ) -> None:
+        self._ledger = ledger
+        self._upstreams = upstreams
+        self._manifests = manifests
+        self._blobs = blobs
+        self._holding = holding
+        self._rules = rules
+        self._now = now
+        self._on_verdict = on_verdict
+
+    async def check(self, reference: TagReference) -> Checked:
+        """Ask upstream what it offers for a pinned tag, judge it, and record what is news.
+
+        Raises:
+            UnknownManifest: the tag is not pinned.
+            Unavailable: upstream gave no answer that could be judged.
+        """
+        pin = await self._ledger.pin_of(reference)
+        if pin is None:
+            raise UnknownManifest(f"{reference} is not pinned; `iarproxy pins list` shows what is")
+        fetched = await self._offer(pin)
+        offered = await self._admitted(pin, fetched)
+        verdict = judge(pin.descriptor.digest, offered.descriptor.digest if offered else None)
+        if isinstance(fetched, Steady):
+            verdict = fetched
+        return await self._record(pin, verdict, offered, fetched)
+
+    async def _offer(self, pin: Pin) -> FetchedManifest | Steady | None:
+        """Upstream's bytes for the tag; Steady where a HEAD already names the pinned digest; None: it is gone."""
+        upstream, name = self._upstreams[pin.reference.repository.registry], pin.reference.repository.name
+        with suppress(UnknownManifest, UnknownName):
+            if await upstream.head_manifest(name, pin.reference.tag) == pin.descriptor.digest:
+                return Steady(pin.descriptor.digest)
+        try:
+            return await upstream.manifest(name, pin.reference.tag)
+        except (UnknownManifest, UnknownName):
+            return None
+
+    async def _admitted(self, pin: Pin, fetched: FetchedManifest | Steady | None) -> Manifest | None:
+        """The offered manifest, kept as evidence; no pin comes of it."""
+        if fetched is None or isinstance(fetched, Steady):
+            return None
+        return await self._manifests.admit(pin.reference.repository, fetched)
+
+    async def _record(
+        self, pin: Pin, verdict: Verdict, offered: Manifest | None, fetched: FetchedManifest | Steady | None
+    ) -> Checked:
+        evidence: dict[str, Any] = {}
+        if not isinstance(verdict, Steady):
+            evidence = await self._evidence(pin, offered, fetched)
+        news = await self._ledger.record_check(
+            pin.reference, verdict, offered.descriptor if offered else None, evidence
+        )
+        checked = Checked(pin, verdict, news, evidence)
+        self._on_verdict(checked)
+        if news:
+            self._tell(checked)
+        return checked
+
+    def _tell(self, checked: Checked) -> None:
+        reference = str(checked.pin.reference)
+        match checked.verdict:
+            case Steady(pinned):
+                log.info("steady again", reference=reference, pinned=str(pinned))
+            case Drifted(pinned, offered):
+                log.error("drifted", reference=reference, pinned=str(pinned), offered=str(offered))
+                self._holding.start(checked.pin, layers=True)
+            case Vanished(pinned):
+                log.error("vanished", reference=reference, pinned=str(pinned))
+                self._holding.start(checked.pin, layers=True)
+            case _:
+                assert_never(checked.verdict)
+
+    async def _evidence(
+        self, pin: Pin, offered: Manifest | None, fetched: FetchedManifest | Steady | None
+    ) -> dict[str, Any]:
+        evidence: dict[str, Any] = {
+            "pinned": describe(pin.descriptor),
+            "pinned_at": pin.pinned_at.isoformat(),
+            "source": pin.source,
+            "seen_at": self._now().isoformat(),
+        }
+        if offered is not None and isinstance(fetched, FetchedManifest):
+            evidence |= {"offered": describe(offered.descriptor), "headers": fetched.headers}
+            evidence["difference"] = await self._difference(pin, offered)
+        return evidence
+
+    async def _difference(self, pin: Pin, offered: Manifest) -> dict[str, Any]:
+        """What a person wants to know first: which layers, platforms and labels are other ones."""
+        repository = pin.reference.repository
+        try:
+            pinned = await self._manifests.held(pin.descriptor.digest)
+        except UnknownManifest:
+            pinned = None
+        if pinned is None:
+            return {}
+        before, after = _facts(pinned), _facts(offered)
+        before["labels"] = await self._labels(repository, pinned)
+        after["labels"] = await self._labels(repository, offered)
+        return {key: {"pinned": before[key], "offered": after[key]} for key in before if before[key] != after[key]}
+
+    async def _labels(self, repository: Repository, manifest: Manifest) -> Any:
+        config = manifest.config
+        if config is None or config.size > _MAX_CONFIG:
+            return None
+        try:
+            raw = await self._blobs.small(repository, config)
+            return orjson.loads(raw).get("config", {}).get("Labels")
+        except (IarproxyError, orjson.JSONDecodeError, AttributeError):
+            return None  # a difference without labels is still evidence
+
+    # --- for ever ----------------------------------------------------------------------------------------------------
+
+    async def patrol(self, interval: timedelta, elected: Callable[[], bool]) -> None:
+        """Check every pinned tag once per `interval`, for ever; only the process that is `elected` asks upstream."""
+        while True:
+            pins = await self._watched() if elected() else []
+            pause = max(_LEAST_PAUSE, interval.total_seconds() / (len(pins) + 1))
+            for reference in pins:
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, no secret
+                await self._check_quietly(reference)
+            # New pins, and the end of whoever was elected, are noticed within the minute.
+            await asyncio.sleep(min(pause, _LONGEST_PAUSE) * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+
+    async def _watched(self) -> list[TagReference]:
+        found: list[TagReference] = []
+        last: TagReference | None = None
+        try:
+            while page := await self._ledger.pins(after=last, limit=_PAGE):
+                found += [pin.reference for pin in page]
+                last = page[-1].reference
+        except Unavailable as error:
+            log.warning("pins cannot be listed", reason=str(error))
+        return [each for each in found if rule_for(each, self._rules).mode is Mode.PIN and self._known(each)]
+
+    def _known(self, reference: TagReference) -> bool:
+        return reference.repository.registry in self._upstreams
+
+    async def _check_quietly(self, reference: TagReference) -> None:
+        try:
+            await self.check(reference)
+        except (StoreUnavailable, Malformed, Unavailable) as error:
+            log.info("not judged", reference=str(reference), reason=str(error))
+        except IarproxyError as error:
+            log.warning("not judged", reference=str(reference), reason=str(error))
+
+
+def describe(descriptor: Descriptor) -> dict[str, str | int]:
+    """A descriptor as it is written in the OCI specs."""
+    return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "config": str(manifest.config.digest) if manifest.config else None,
+        "layers": [str(layer.digest) for layer in manifest.layers],
+        "platforms": {str(child.platform or "unknown"): str(child.descriptor.digest) for child in manifest.children},
+        "annotations": manifest.annotations,
+    }

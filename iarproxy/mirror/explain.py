@@ -1,0 +1,110 @@
+"""Where a name stands, and why: for people, from what is known here; upstream is not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from iarproxy.errors import UnknownManifest
+from iarproxy.ledger import DriftState, Ledger, Pin
+from iarproxy.mirror.holding import Held, Holding
+from iarproxy.mirror.manifests import Manifests
+from iarproxy.oci import Digest, Reference, TagReference
+from iarproxy.trust import Mode, OnDrift, TagRule, rule_for
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Facts about a reference.
+
+    Attributes:
+        upstream: the URL that is asked; None: the registry is not in the closed list.
+        rule: the tag policy that applies; None for a digest.
+        digest: what a client would get; None: not known here yet.
+        held: how much of it is here.
+        platforms: of an index, for which it has children.
+        outcome: one sentence: what a client gets who asks now.
+    """
+
+    reference: Reference
+    upstream: str | None
+    rule: TagRule | None
+    pin: Pin | None
+    drift: DriftState | None
+    digest: Digest | None
+    held: Held
+    platforms: tuple[str, ...]
+    outcome: str
+
+
+class Explain:
+    """Answers `iarproxy explain`."""
+
+    def __init__(
+        self, ledger: Ledger, manifests: Manifests, holding: Holding, rules: Sequence[TagRule], urls: dict[str, str]
+    ) -> None:
+        self._ledger = ledger
+        self._manifests = manifests
+        self._holding = holding
+        self._rules = rules
+        self._urls = urls
+
+    async def reference(self, reference: Reference) -> Explanation:
+        """Everything known here about the reference.
+
+        Raises:
+            LedgerDamaged: its pin cannot be trusted; the message says how to repair it.
+        """
+        rule = rule_for(reference, self._rules) if isinstance(reference, TagReference) else None
+        pin = await self._ledger.pin_of(reference) if isinstance(reference, TagReference) else None
+        drift = self._ledger.peek_drift(reference) if isinstance(reference, TagReference) else None
+        digest = await self._digest(reference, pin, rule)
+        held = await self._holding.of(digest) if digest else Held.NONE
+        return Explanation(
+            reference=reference,
+            upstream=self._urls.get(reference.repository.registry),
+            rule=rule,
+            pin=pin,
+            drift=drift,
+            digest=digest,
+            held=held,
+            platforms=await self._platforms(digest),
+            outcome=_outcome(reference.repository.registry in self._urls, rule, pin, drift, held),
+        )
+
+    async def _digest(self, reference: Reference, pin: Pin | None, rule: TagRule | None) -> Digest | None:
+        if not isinstance(reference, TagReference):
+            return reference.digest
+        if rule is not None and rule.mode is Mode.FOLLOW:
+            known = await self._ledger.followed(reference)
+            return known[0].digest if known else None
+        return pin.descriptor.digest if pin else None
+
+    async def _platforms(self, digest: Digest | None) -> tuple[str, ...]:
+        try:
+            manifest = await self._manifests.held(digest) if digest else None
+        except UnknownManifest:
+            return ()
+        return tuple(str(child.platform) for child in manifest.children if child.platform) if manifest else ()
+
+
+def _outcome(known: bool, rule: TagRule | None, pin: Pin | None, drift: DriftState | None, held: Held) -> str:  # noqa: FBT001  # one fact among five
+    if not known:
+        return "404: the registry is not one of the configured upstreams"
+    if rule is None:
+        return "the content of that digest, verified" + (
+            "" if held is not Held.NONE else ", once fetched from upstream"
+        )
+    match rule.mode:
+        case Mode.REFUSE:
+            return f"403: refused by the rule {rule.match.text}"
+        case Mode.FOLLOW:
+            return "what upstream says, at most the time to live old"
+        case Mode.PIN if pin is None:
+            return "the first pull pins it to what upstream offers then"
+        case Mode.PIN if drift is None or drift.verdict == "steady":
+            return "the pinned digest"
+        case Mode.PIN if rule.on_drift is OnDrift.DENY and drift.offered is not None:
+            return "403: upstream moved the tag, and on_drift is deny"
+        case _:
+            return f"the pinned digest, with a Warning header: upstream says {drift.verdict if drift else 'nothing'}"

@@ -1,0 +1,106 @@
+"""Lists: the tags of a repository, and the manifests that refer to a digest.
+
+Rule 1: tags come live from upstream, together with those that we hold: a tag that vanished upstream is still served.
+Rule 2: referrers are asked of upstream's API, else read from the fallback tag (distribution-spec v1.1); what upstream
+        said last is kept, so that a verifier finds signatures while upstream is away. No word at all means an empty
+        list, on which every verifier fails closed; an error would fail pulls of what we hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import orjson
+
+from iarproxy.errors import ManifestInvalid, Refused, Unavailable, UnknownManifest, UnknownName
+from iarproxy.ledger import Ledger
+from iarproxy.mirror.answers import ReferrersAnswer, TagList
+from iarproxy.mirror.manifests import Manifests
+from iarproxy.oci import Digest, Repository, Tag, TagReference, parse_manifest
+from iarproxy.oci.media_types import OCI_INDEX
+from iarproxy.store import Store
+from iarproxy.upstream import Upstreams
+
+_EMPTY = orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
+
+
+class Listings:
+    """Tags and referrers."""
+
+    def __init__(self, store: Store, ledger: Ledger, upstreams: Upstreams, manifests: Manifests) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._upstreams = upstreams
+        self._manifests = manifests
+
+    async def tags(self, repository: Repository) -> TagList:
+        """All tags, sorted by their characters' code points.
+
+        Raises:
+            UnknownName, Denied: upstream has no such repository, and neither have we.
+            Unavailable: upstream does not answer, and we hold no tag of it.
+        """
+        ours = await self._ledger.tags_of(repository)
+        complete = True
+        try:
+            theirs = await self._upstreams[repository.registry].tags(repository.name)
+        except (Unavailable, UnknownName):
+            if not ours:
+                raise
+            theirs, complete = [], False
+        return TagList(repository, tuple(sorted({*theirs, *ours})), complete)
+
+    async def referrers(
+        self, repository: Repository, digest: Digest, artifact_types: Collection[str]
+    ) -> ReferrersAnswer:
+        """The index of manifests whose subject is `digest`; with `artifact_types` only those of one of them."""
+        raw = await self._index(repository, digest)
+        if not artifact_types:
+            return ReferrersAnswer(raw, filtered=False)
+        index: dict[str, Any] = orjson.loads(raw)
+        index["manifests"] = [each for each in index["manifests"] if each.get("artifactType") in artifact_types]
+        return ReferrersAnswer(orjson.dumps(index), filtered=True)
+
+    async def _index(self, repository: Repository, digest: Digest) -> bytes:
+        fallback = TagReference(repository, Tag.attached_to(digest))
+        try:
+            raw = await self._upstreams[repository.registry].referrers(repository.name, digest)
+        except (Unavailable, Refused):
+            return await self._known(fallback)
+        if raw is None:
+            return await self._from_tag(fallback)
+        return await self._keep(fallback, raw)
+
+    async def _from_tag(self, fallback: TagReference) -> bytes:
+        try:
+            return _as_index((await self._manifests.answer(fallback.repository, fallback.tag)).raw)
+        except (Refused, Unavailable):
+            return _EMPTY
+
+    async def _keep(self, fallback: TagReference, raw: bytes) -> bytes:
+        """Remember what the API said under the fallback tag, where an offline answer will look for it."""
+        index = _as_index(raw)
+        if index == _EMPTY:
+            return index
+        descriptor = parse_manifest(raw, OCI_INDEX).descriptor
+        try:
+            await self._store.put(descriptor.digest, raw)
+            await self._ledger.set_followed(fallback, descriptor)
+        except Unavailable:
+            pass  # the answer is right whether or not it can be kept
+        return index
+
+    async def _known(self, fallback: TagReference) -> bytes:
+        known = await self._ledger.followed(fallback)
+        held = None if known is None else await self._manifests.held(known[0].digest)
+        return _EMPTY if held is None else _as_index(held.raw)
+
+
+def _as_index(raw: bytes) -> bytes:
+    """The bytes if they are an image index; else the empty one (a fallback tag may hold anything)."""
+    try:
+        manifest = parse_manifest(raw)
+    except (ManifestInvalid, UnknownManifest):
+        return _EMPTY
+    return raw if manifest.descriptor.media_type == OCI_INDEX and manifest.children else _EMPTY

@@ -1,0 +1,44 @@
+"""Verified manifests of this worker in memory, and the sizes of blobs that they tell. Both bounded."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from iarproxy.oci import Digest, Manifest
+
+_MANIFEST_BYTES = 64 * 2**20
+_SIZES = 200_000
+
+
+class ManifestMemory:
+    """Parsed manifests by digest: at most 64 MiB of documents, the least recently used leave first."""
+
+    def __init__(self) -> None:
+        self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
+        self._bytes = 0
+        self._sizes: OrderedDict[Digest, int] = OrderedDict()
+
+    def get(self, digest: Digest) -> Manifest | None:
+        """The manifest, if it is in memory."""
+        found = self._manifests.get(digest)
+        if found is not None:
+            self._manifests.move_to_end(digest)
+        return found
+
+    def keep(self, manifest: Manifest) -> Manifest:
+        """Remember a verified manifest and the sizes of what it names."""
+        if manifest.descriptor.digest not in self._manifests:
+            self._manifests[manifest.descriptor.digest] = manifest
+            self._bytes += manifest.descriptor.size
+        for blob in manifest.blobs:
+            self._sizes[blob.digest] = blob.size
+        while self._bytes > _MANIFEST_BYTES:
+            _, oldest = self._manifests.popitem(last=False)
+            self._bytes -= oldest.descriptor.size
+        while len(self._sizes) > _SIZES:
+            self._sizes.popitem(last=False)
+        return manifest
+
+    def size_of(self, digest: Digest) -> int | None:
+        """The size in bytes that a manifest told for a blob; None: none did."""
+        return self._sizes.get(digest)

@@ -1,0 +1,103 @@
+"""The mirror as the server and the commands see it: the use cases, wired from the rooms below."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import UTC, datetime
+
+from iarproxy.ledger import Ledger, Pin
+from iarproxy.mirror.access import Access
+from iarproxy.mirror.answers import BlobBody, ManifestAnswer, ReferrersAnswer, TagList
+from iarproxy.mirror.blobs import Blobs
+from iarproxy.mirror.drift import Checked, DriftWatch
+from iarproxy.mirror.explain import Explain
+from iarproxy.mirror.holding import Holding
+from iarproxy.mirror.listing import Listings
+from iarproxy.mirror.manifests import Manifests
+from iarproxy.mirror.memory import ManifestMemory
+from iarproxy.mirror.warm import Warm
+from iarproxy.oci import Digest, Platform, Repository, Tag
+from iarproxy.store import Store
+from iarproxy.trust import TagRule
+from iarproxy.upstream import Upstreams
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Mirror:
+    """All use cases over one store, one ledger and one closed list of upstreams. It owns none of them."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        upstreams: Upstreams,
+        rules: Sequence[TagRule] = (),
+        platforms: Sequence[Platform] = (),
+        private: bool = False,
+        now: Callable[[], datetime] = _utc_now,
+        on_verdict: Callable[[Checked], None] = lambda _: None,
+    ) -> None:
+        self.store = store
+        self.ledger = ledger
+        memory = ManifestMemory()
+        access = Access(ledger, upstreams, private=private)
+        self._manifests = Manifests(
+            store=store,
+            ledger=ledger,
+            upstreams=upstreams,
+            access=access,
+            memory=memory,
+            rules=rules,
+            now=now,
+            on_first_pin=self._first_pin,
+        )
+        self._blobs = Blobs(store, upstreams, access, memory, self._manifests)
+        self._listings = Listings(store, ledger, upstreams, self._manifests)
+        self.holding = Holding(store, self._manifests, self._blobs, platforms)
+        self.warm = Warm(self._manifests, self._blobs, self.holding)
+        self.explain = Explain(ledger, self._manifests, self.holding, rules, upstreams.urls)
+        self.drift = DriftWatch(
+            ledger=ledger,
+            upstreams=upstreams,
+            manifests=self._manifests,
+            blobs=self._blobs,
+            holding=self.holding,
+            rules=tuple(rules),
+            now=now,
+            on_verdict=on_verdict,
+        )
+
+    def _first_pin(self, pin: Pin) -> None:
+        self.holding.start(pin, layers=False)
+
+    async def close(self) -> None:
+        """End what runs in the background. The rooms stay open: whoever opened them closes them."""
+        await self.holding.close()
+        await self._manifests.close()
+
+    async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
+        """The manifest that a client gets; see `Manifests.answer`."""
+        return await self._manifests.answer(repository, wanted)
+
+    def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
+        """The blob, to be entered and sent; see `Blobs.open`."""
+        return self._blobs.open(repository, digest)
+
+    async def blob_size(self, repository: Repository, digest: Digest) -> int:
+        """The blob's size in bytes; see `Blobs.size`."""
+        return await self._blobs.size(repository, digest)
+
+    async def tags(self, repository: Repository) -> TagList:
+        """All tags of a repository; see `Listings.tags`."""
+        return await self._listings.tags(repository)
+
+    async def referrers(
+        self, repository: Repository, digest: Digest, artifact_types: Collection[str]
+    ) -> ReferrersAnswer:
+        """The manifests that refer to a digest; see `Listings.referrers`."""
+        return await self._listings.referrers(repository, digest, artifact_types)

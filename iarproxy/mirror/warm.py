@@ -1,0 +1,82 @@
+"""Warming the cache: a reference with everything that a client would pull for it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from iarproxy.mirror.answers import ManifestAnswer
+from iarproxy.mirror.blobs import Blobs
+from iarproxy.mirror.holding import Holding
+from iarproxy.mirror.manifests import Manifests
+from iarproxy.oci import Descriptor, Platform, Reference, TagReference
+
+_PARALLEL = 4
+
+
+class Progress(Protocol):
+    """Whoever shows how far a pull is."""
+
+    def planned(self, blobs: Sequence[Descriptor]) -> None:
+        """These blobs will be fetched."""
+        ...
+
+    def advanced(self, blob: Descriptor, done: int) -> None:
+        """`done` bytes of the blob are at hand."""
+        ...
+
+    def finished(self, blob: Descriptor) -> None:
+        """The blob is verified; its commit is under way or done."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull brought: how many blobs had to be fetched, and their bytes."""
+
+    reference: Reference
+    answer: ManifestAnswer
+    fetched: int
+    bytes: int
+
+
+class Warm:
+    """Pulls references into the store."""
+
+    def __init__(self, manifests: Manifests, blobs: Blobs, holding: Holding) -> None:
+        self._manifests = manifests
+        self._blobs = blobs
+        self._holding = holding
+
+    async def pull(self, reference: Reference, platforms: Sequence[Platform], progress: Progress) -> Pulled:
+        """Resolve the reference as a client would (so that a tag is pinned), then fetch what is missing.
+
+        Args:
+            reference: what to pull.
+            platforms: of an index, only these; empty: all of it.
+            progress: is told what is planned and how far it is.
+
+        Raises:
+            Refused, Unavailable: as for a client; what was fetched until then stays.
+        """
+        wanted = reference.tag if isinstance(reference, TagReference) else reference.digest
+        answer = await self._manifests.answer(reference.repository, wanted)
+        missing = await self._holding.missing(reference.repository, answer.descriptor.digest, platforms)
+        progress.planned(missing)
+        gate = asyncio.Semaphore(_PARALLEL)
+
+        async def fetch(blob: Descriptor) -> bool:
+            async with gate:
+                fetched = await self._blobs.hold(reference.repository, blob, _advance(progress, blob))
+                progress.finished(blob)
+                return fetched
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(fetch(blob), name=f"pull {blob.digest.short}") for blob in missing]
+        return Pulled(reference, answer, sum(task.result() for task in tasks), sum(blob.size for blob in missing))
+
+
+def _advance(progress: Progress, blob: Descriptor) -> Callable[[int], None]:
+    return lambda done: progress.advanced(blob, done)
