@@ -152,12 +152,12 @@ class RegistryProcess:
     ) -> None:
         assert self._child.stdin is not None and self._child.stdout is not None  # noqa: PT018  # both are pipes, see __enter__
         self._child.stdin.close()
+        self._child.stdout.close()
         try:
             self._child.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-        self._child.stdout.close()
 
     def act(self, name: str, **arguments: Any) -> Any:
         """Send the act to the child and wait for the result."""
@@ -178,19 +178,23 @@ class RegistryProcess:
         return answer["result"]
 
 
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
+
+
 async def _serve(port: int) -> None:
     loop = asyncio.get_running_loop()
-    async with FakeRegistry() as registry:
-        if port:
-            await registry.stop()
-            await registry.start(port)
-        acts = Acts(registry)
-        while line := await loop.run_in_executor(None, sys.stdin.readline):
-            asked = json.loads(line)
-            try:
-                {"result": await _perform(acts, asked["act"], asked["arguments"])}
-            except Exception as error:  # noqa: BLE001  # whatever it is, the test on the other side must see it
-                {"error": repr(error)}
+    registry = await FakeRegistry().start(port)
+    acts = Acts(registry)
+    _say({"result": registry.url})
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        asked = json.loads(line)
+        try:
+            _say({"result": await _perform(acts, asked["act"], asked["arguments"])})
+        except Exception as error:  # noqa: BLE001  # whatever it is, the test on the other side must see it
+            _say({"error": repr(error)})
+    await registry.stop()
 
 
 def serve() -> int:
