@@ -1,0 +1,164 @@
+"""aiohttp's connection, hardened: what it does about bytes that are no request, and how its output is waited for.
+
+Rule 1: the answer to bytes that are no HTTP is one clean 400 and a close, within the same turn of the loop
+        (clients.md section 10, item 5: a TLS hello on the plain port).
+Rule 2: the transport keeps no backlog: `pause_writing` means "not all of it is with the kernel yet", so that an empty
+        buffer is an event and `os.sendfile` can take over from the transport without reordering bytes.
+Rule 3: header lines up to 32 KiB pass (podman sends `Range` headers of 20 kB); a slow sender is closed after
+        `header_deadline` seconds; bodies are never inflated (threats L5, L12, T70, T73).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from iarproxy.server.answer import Answer
+from iarproxy.server.errors import malformed_http
+
+if TYPE_CHECKING:
+    from aiohttp.web_request import BaseRequest
+
+MAX_LINE = 32 * 1024  # bytes of a request line or a header line
+MAX_HEADERS = 64
+_TLS_HANDSHAKE = 0x16
+
+Handler = Callable[["BaseRequest"], Awaitable[web.StreamResponse]]
+
+
+@dataclass(slots=True)
+class Done:
+    """What aiohttp gets back: an answer that is on the wire already (`late` empty) or that is written now."""
+
+    keep_alive: bool
+    late: bytes = b""
+
+    async def prepare(self, request: BaseRequest) -> None:
+        """Called by aiohttp."""
+        if self.late and request.transport is not None:
+            request.transport.write(self.late)
+
+    async def write_eof(self) -> None:
+        """Called by aiohttp."""
+
+    def as_response(self) -> web.StreamResponse:
+        """Itself, as the type that aiohttp declares; it uses only `prepare`, `write_eof` and `keep_alive`."""
+        return cast("web.StreamResponse", self)
+
+
+class Connection(RequestHandler):
+    """One client connection of a `RegistryServer`."""
+
+    __slots__ = ("_emptied", "_heard")
+
+    def __init__(self, server: RegistryServer, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._emptied: asyncio.Future[None] | None = None
+        self._heard = False
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the server shuts down: the answer under way is this connection's last."""
+        server = cast("RegistryServer | None", self._manager)
+        return server is None or server.draining
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered or waits to be."""
+        return self._request_in_progress or bool(self._messages)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the client has not sent a whole request yet."""
+        return self._request_count == 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client connected."""
+        super().connection_made(transport)
+        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came. The first one tells a TLS hello from HTTP."""
+        if not self._heard and data:
+            self._heard = True
+            if data[0] == _TLS_HANDSHAKE and self.transport is not None:
+                self.transport.write(_bytes_of(malformed_http(400, "this port speaks plain HTTP, not TLS")))
+                self.force_close()
+                return
+        super().data_received(data)
+
+    def resume_writing(self) -> None:
+        """All bytes are with the kernel."""
+        super().resume_writing()
+        self._wake()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone; whoever waits for its buffer to empty learns it."""
+        super().connection_lost(exc)
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._emptied is not None and not self._emptied.done():
+            self._emptied.set_result(None)
+
+    async def emptied(self, patience: float) -> bool:
+        """Wait at most `patience` seconds until the transport holds no bytes; False: it still does.
+
+        Raises:
+            ConnectionResetError: the client is gone.
+        """
+        if self.transport is not None and self.writing_paused:
+            waiter = self._emptied = self._loop.create_future()
+            await asyncio.wait({waiter}, timeout=patience)
+        if self.transport is None:
+            raise ConnectionResetError("the client is gone")
+        return not self.writing_paused
+
+    def handle_error(
+        self,
+        request: BaseRequest,  # noqa: ARG002  # aiohttp's signature
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002  # may quote the client's bytes
+    ) -> web.StreamResponse:
+        """Called by aiohttp for bytes that do not parse as HTTP; our own handler lets no exception out."""
+        if status == 400 and isinstance(exc, LineTooLong):  # noqa: PLR2004  # aiohttp's only client error
+            answer = malformed_http(431, f"a request line or header of more than {MAX_LINE} bytes is not taken")
+        elif status == 400:  # noqa: PLR2004  # as above
+            answer = malformed_http(400, "this is not an HTTP/1.1 request that iarproxy takes")
+        else:
+            self.logger.error("the server failed outside its handler", exc_info=exc)
+            answer = malformed_http(500, "iarproxy: internal error; the log holds the reason")
+        return Done(keep_alive=False, late=_bytes_of(answer)).as_response()
+
+
+class RegistryServer(web.Server):
+    """Makes the connections of one listener; `draining` is set when the process is about to leave."""
+
+    def __init__(self, handler: Handler, *, header_deadline: float = 20.0) -> None:
+        super().__init__(cast("Any", handler), handler_cancellation=False)
+        self.draining = False
+        self._settings: dict[str, Any] = {
+            "loop": self._loop,
+            "keepalive_timeout": header_deadline,
+            "max_line_size": MAX_LINE,
+            "max_field_size": MAX_LINE,
+            "max_headers": MAX_HEADERS,
+            "auto_decompress": False,
+            "access_log": None,
+            "lingering_time": 2.0,
+        }
+
+    def __call__(self) -> Connection:
+        """The protocol of one more connection."""
+        return Connection(self, **self._settings)
+
+
+def _bytes_of(answer: Answer) -> bytes:
+    return answer.head("close") + answer.body
