@@ -27,6 +27,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import settings
 from pytest_asyncio.plugin import PytestAsyncioFunction
 
 GRACE = 2.0  # seconds that closing files, threads and processes may take to be gone
@@ -250,6 +251,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_configure() -> None:
     """Turn the guard on. libuv keeps two pipes for the life of the process: they are made here, not in some test."""
+    settings.register_profile("house", deadline=None)  # performance is not asserted in tests
+    settings.load_profile("house")
     uvloop.new_event_loop().close()
     sys.addaudithook(_audit)
     for name in ("create_connection", "getaddrinfo"):

@@ -2,8 +2,10 @@
 
 Rule 1: bytes are sacred. A `Manifest` keeps them; nothing here serialises one.
 Rule 2: unknown media types and fields pass; only what would make two readers see two things is refused: a repeated
-        JSON key (threats T07), both `manifests` and `layers` (CVE-2021-41190), a `mediaType` field that contradicts
-        the header (T06), a size that is no integer (T08), schema 1, whose digest is not over its bytes (T09).
+        JSON key, or one that differs from a field's name by case alone, which Go reads as that field (threats T07);
+        both `manifests` and `layers`, or the wrong one of them for the media type (CVE-2021-41190); a `mediaType`
+        field that contradicts the header (T06); a size that is no integer (T08); schema 1, whose digest is not over
+        its bytes (T09); JSON that is not plain UTF-8.
 Rule 3: everything is bounded: bytes, depth, descriptors (T44).
 """
 
@@ -13,6 +15,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from iarproxy.errors import Malformed, ManifestInvalid
 from iarproxy.oci.descriptor import Descriptor
 from iarproxy.oci.digest import Digest
@@ -21,6 +25,20 @@ from iarproxy.oci.media_types import DOCKER_MANIFEST, INDEXES, OCI_INDEX, OCI_MA
 MAX_MANIFEST = 4 * 1024 * 1024  # bytes: what the distribution-spec expects registries to take at least
 MAX_DESCRIPTORS = 10_000
 _MAX_DEPTH = 64
+_IMAGES = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+_TOP = (
+    "schemaVersion",
+    "mediaType",
+    "artifactType",
+    "config",
+    "layers",
+    "manifests",
+    "blobs",
+    "subject",
+    "annotations",
+)
+_FIELDS = {name.casefold(): name for name in _TOP}
+_DESCRIPTOR_FIELDS = {name.casefold(): name for name in ("mediaType", "digest", "size", "platform")}
 _EMPTY_CONFIG = "application/vnd.oci.empty.v1+json"
 
 
@@ -106,16 +124,20 @@ def _load(raw: bytes) -> dict[str, Any]:
     if len(raw) > MAX_MANIFEST:
         raise ManifestInvalid(f"the manifest has {len(raw)} bytes; at most {MAX_MANIFEST} are taken")
     try:
-        document = json.loads(raw, object_pairs_hook=_no_repeated_keys, parse_constant=_no_constant)
+        orjson.loads(raw)  # the stricter reader: UTF-8 only, no byte order mark, no half of a surrogate pair, no NaN
+        document = json.loads(raw.decode(), object_pairs_hook=_no_repeated_keys)
     except (ValueError, RecursionError) as error:
         raise ManifestInvalid(f"the manifest is not JSON: {str(error)[:120]}") from error
     if not isinstance(document, dict):
         raise ManifestInvalid("the manifest is JSON but not an object")
+    return _no_lookalikes(document, _FIELDS)
+
+
+def _no_lookalikes(document: dict[str, Any], fields: dict[str, str]) -> dict[str, Any]:
+    for key in document:
+        if fields.get(key.casefold(), key) != key:
+            raise ManifestInvalid(f"the manifest has a key {key!r}; some readers would take it for another")
     return document
-
-
-def _no_constant(name: str) -> Any:
-    raise ManifestInvalid(f"the manifest holds {name}, which JSON does not have")
 
 
 def _depth(value: Any, limit: int = _MAX_DEPTH) -> None:
@@ -146,6 +168,7 @@ def _objects(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
 def _descriptor(value: Any) -> Descriptor:
     if not isinstance(value, dict) or not isinstance(value.get("digest"), str):
         raise ManifestInvalid("a descriptor in the manifest has no digest")
+    _no_lookalikes(value, _DESCRIPTOR_FIELDS)
     return Descriptor(_text(value, "mediaType"), Digest.parse(value["digest"]), value.get("size"))  # type: ignore[arg-type]  # Descriptor checks it
 
 
@@ -181,6 +204,12 @@ def media_type_of(document: dict[str, Any], claimed: str) -> str:
     return claimed
 
 
+def _one_shape(document: dict[str, Any], media_type: str) -> None:
+    lists, points = "manifests" in document, "layers" in document or "config" in document
+    if (lists and (points or media_type in _IMAGES)) or (points and media_type in INDEXES):
+        raise ManifestInvalid("the document is both an index and a manifest (CVE-2021-41190)")
+
+
 def _by_shape(document: dict[str, Any]) -> str:
     if "manifests" in document:
         return OCI_INDEX
@@ -205,11 +234,10 @@ def parse_manifest(raw: bytes, claimed: str = "", digest: Digest | None = None) 
         raise ManifestInvalid(f"the bytes hash to {computed}, not to {digest}")
     document = _load(raw)
     _depth(document)
-    if "manifests" in document and ("layers" in document or "config" in document):
-        raise ManifestInvalid("the document is both an index and a manifest (CVE-2021-41190)")
     media_type = media_type_of(document, claimed)
     if not is_media_type(media_type):
         raise ManifestInvalid(f"not a media type: {media_type[:120]!r}")
+    _one_shape(document, media_type)
     config = _optional(document, "config")
     artifact_type = _text(document, "artifactType")
     if not artifact_type and config is not None and config.media_type != _EMPTY_CONFIG:

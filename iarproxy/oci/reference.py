@@ -28,15 +28,22 @@ _REGISTRY = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[0-9]{{
 _ATTACHMENT = re.compile(r"sha256-[0-9a-f]{64}(?:\.(?:sig|att|sbom))?", re.ASCII)
 
 
+def is_registry_like(component: str) -> bool:
+    """Whether the first component of a reference is a registry and not part of a name (distribution/reference)."""
+    return "." in component or ":" in component or component == "localhost"
+
+
 def canonical_registry(text: str) -> str:
     """The one spelling of a registry's name (`host` or `host:port`).
 
     Raises:
         NameInvalid: when `text` is no host name, address or `host:port`.
     """
-    name = text.lower().removesuffix(":443")
-    if len(name) > _MAX_NAME or _REGISTRY.fullmatch(name) is None:
+    # ASCII before lower case: the lower case of U+212A, the Kelvin sign, is a plain k.
+    lower = text.lower() if text.isascii() else ""
+    if len(lower) > _MAX_NAME or _REGISTRY.fullmatch(lower) is None or not is_registry_like(lower):
         raise NameInvalid(f"not a registry name: {text[:160]!r}; expected a host such as ghcr.io or host:5000")
+    name = lower.removesuffix(":443")
     return DOCKER_HUB if name in _HUB_ALIASES else name
 
 
@@ -50,6 +57,8 @@ class Repository:
     def __post_init__(self) -> None:
         if self.registry != canonical_registry(self.registry):
             raise NameInvalid(f"not the canonical name of a registry: {self.registry[:160]!r}")
+        if self.registry == DOCKER_HUB and "/" not in self.name:
+            raise NameInvalid(f"not the canonical name of a repository: {self.name[:160]!r}; write library/ in front")
         if len(self.registry) + 1 + len(self.name) > _MAX_NAME or _REPOSITORY.fullmatch(self.name) is None:
             raise NameInvalid(f"not a repository name: {self.name[:160]!r}; see the distribution-spec grammar")
 
@@ -134,7 +143,7 @@ def parse_reference(text: str) -> Reference:
     """
     name, at, digest = text.partition("@")
     head, slash, tail = name.partition("/")
-    if slash and ("." in head or ":" in head or head == "localhost"):
+    if slash and is_registry_like(head):
         registry, path = head, tail
     else:
         registry, path = DOCKER_HUB, name

@@ -99,7 +99,7 @@ def parse_request(raw_target: str) -> RegistryRequest:
         raise Malformed("the request target holds characters that no target may hold")
     absolute = _ABSOLUTE.match(raw_target)
     path, _, query = raw_target[absolute.end() if absolute else 0 :].partition("?")
-    if "#" in raw_target or "\\" in path:
+    if "#" in raw_target or "\\" in raw_target.partition("?")[0]:
         raise Malformed("the request target holds a fragment or a backslash")
     fields = _fields(query)
     return RegistryRequest(_target(path, fields), _namespace(fields))

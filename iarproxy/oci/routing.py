@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from iarproxy.errors import Malformed, NameInvalid, UnknownName
-from iarproxy.oci.reference import Repository, canonical_registry
+from iarproxy.oci.reference import Repository, canonical_registry, is_registry_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,7 +56,7 @@ class Routes:
             return Repository.of(chosen, rest if in_path else name)
         if in_path is not None:
             return Repository.of(in_path, rest)
-        if rest and _looks_like_registry(first):
+        if rest and is_registry_like(first):
             raise UnknownName(f"{first[:160]} is not one of the configured upstreams: {self._list()}")
         if self.default is None:
             raise UnknownName(f"the name has no registry in front; configured upstreams: {self._list()}")
@@ -90,10 +90,6 @@ class Routes:
 
     def _list(self) -> str:
         return ", ".join(sorted(self.upstreams)) or "none"
-
-
-def _looks_like_registry(segment: str) -> bool:
-    return "." in segment or ":" in segment or segment == "localhost"
 
 
 def _without_port(host: str) -> str:
