@@ -52,7 +52,7 @@ class Pattern:
 
     def _regex(self) -> str:
         tail = self.text.rpartition("/")[2]
-        any_tag = "" if ":" in tail and "/" in self.text else ":[^/:]*"
+        any_tag = "" if ":" in tail else ":[^/:]*"
         return "".join(_WILD.get(token, re.escape(token)) for token in _TOKEN.findall(self.text)) + any_tag
 
 
