@@ -81,7 +81,9 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
         super().connection_made(transport)
-        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=0)
+        # asyncio's TLS transport takes 0 for "always full"; the kernel never sends for it, so one byte does no harm.
+        high = 0 if transport.get_extra_info("sslcontext") is None else 1
+        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=high, low=0)
 
     def data_received(self, data: bytes) -> None:
         """Bytes came. The first one tells a TLS hello from HTTP."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from typing import Any, Self
 import pytest
 import uvloop
 
-from iarproxy.errors import IarproxyError, UnknownBlob, UnknownManifest
+from iarproxy.errors import UnknownBlob, UnknownManifest
 from iarproxy.mirror.answers import ByDigest, FileSpan, ManifestAnswer, Pinned, ReferrersAnswer, Standing, TagList
 from iarproxy.oci import Descriptor, Digest, Repository, Tag
 from iarproxy.oci.media_types import OCI_MANIFEST
@@ -255,7 +255,7 @@ async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
             await asyncio.sleep(0.01)
 
 
-def failing(error: IarproxyError, after: int) -> Callable[[int, int, int], AsyncIterator[FileSpan | bytes]]:
+def failing(error: Exception, after: int) -> Callable[[int, int, int], AsyncIterator[FileSpan | bytes]]:
     """A growing body that sends `after` bytes of the file and then fails."""
 
     async def plan(fd: int, start: int, stop: int) -> AsyncIterator[FileSpan | bytes]:
@@ -264,6 +264,3 @@ def failing(error: IarproxyError, after: int) -> Callable[[int, int, int], Async
         raise error
 
     return plan
-
-
-Waiter = Awaitable[None]

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import orjson
 import pytest
-from serving import ALPINE, ROUTES, FakeMirror, both_loops, read_reply, serving
 
 from iarproxy import errors
 from iarproxy.mirror.answers import ReferrersAnswer, TagList
 from iarproxy.oci import Digest
 from iarproxy.server.connection import MAX_LINE
 from iarproxy.server.errors import STATUSES
+from serving import ALPINE, ROUTES, FakeMirror, both_loops, read_reply, serving
 
 NO_DIGEST = f"sha256:{'0' * 64}"
 
