@@ -31,7 +31,10 @@ from hypothesis import settings
 from pytest_asyncio.plugin import PytestAsyncioFunction
 
 GRACE = 2.0  # seconds that closing files, threads and processes may take to be gone
-PACKAGES = {"ctr": "containerd", "conmon": "podman"}  # the Debian package of a program, where the names differ
+PACKAGES = {
+    "ctr": "containerd",
+    "systemd-analyze": "systemd",
+}  # the Debian package of a program, where the names differ
 FILES = Path("/proc/self/fd")
 MISSING = "these programs are missing: "
 NO_ROOT = "needs root"
