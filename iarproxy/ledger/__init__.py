@@ -1,1 +1,25 @@
-"""Being built."""
+"""The ledger: pins, drift states, links and the journal. The only room that speaks SQL.
+
+Rule 1: a tag's pin changes by a person's act only, and the schema enforces it (design invariants 3 and 4).
+Rule 2: a ledger that is missing, old, foreign or damaged is refused, tag by tag where that is possible; nothing that
+        cannot be read is ever taken for "not pinned".
+Rule 3: the journal is kept twice, in the database and in a file beside it, and either can make the other again.
+"""
+
+from iarproxy.ledger.ledger import Ledger
+from iarproxy.ledger.recovery import backup, rebuild, restore
+from iarproxy.ledger.values import Damage, DriftState, Event, EventKind, Pin, RecoveryReport, VerifyReport
+
+__all__ = [
+    "Damage",
+    "DriftState",
+    "Event",
+    "EventKind",
+    "Ledger",
+    "Pin",
+    "RecoveryReport",
+    "VerifyReport",
+    "backup",
+    "rebuild",
+    "restore",
+]

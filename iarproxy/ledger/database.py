@@ -1,0 +1,191 @@
+"""The ledger of one process, without a thread or a loop: reads, batches of writes, and what others changed.
+
+Rule 1: all writes of a batch share one flock and one transaction, each in its own savepoint: one that is refused
+        undoes itself only.
+Rule 2: commit, then the journal file, then the answers (design invariant 2).
+Rule 3: every batch insists that the database is still the one that was opened (same file, same schema) and that its
+        journal did not go back behind what this process saw: a database swapped under a running process is refused.
+Rule 4: `changes` gives what any process did since the last look, in order; a first pin is no change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection
+
+from iarproxy.errors import IarproxyError, LedgerDamaged, LedgerUnavailable
+from iarproxy.ledger import drift, journal, pins
+from iarproxy.ledger.connection import failures, meaning_of, savepoint, transaction, uses_wal
+from iarproxy.ledger.journal import Entry, Head
+from iarproxy.ledger.journal_file import JournalFile
+from iarproxy.ledger.lock import FileLock
+from iarproxy.ledger.transaction import Transaction
+from iarproxy.ledger.values import EventKind
+from iarproxy.oci import TagReference
+
+T = TypeVar("T")
+
+PATIENCE = 8.0  # seconds to wait for other processes
+_MANY = 2000  # entries read at one look
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Tags whose pin or drift state changed; `everything` where it cannot be said which."""
+
+    references: tuple[TagReference, ...] = ()
+    everything: bool = False
+
+    def __bool__(self) -> bool:
+        return self.everything or bool(self.references)
+
+
+NOTHING = Changes()
+EVERYTHING = Changes(everything=True)
+
+
+def project(connection: Connection, entry: Entry) -> None:
+    """Make the rows that follow from a journal entry."""
+    if entry.revision is not None:
+        pins.project(connection, entry)
+    drift.project(connection, entry)
+
+
+class Database:
+    """The open ledger. For one thread of one process; made by `opening.open_database`."""
+
+    def __init__(
+        self, path: Path, connection: Connection, lock: FileLock, outside: JournalFile, now: Callable[[], datetime]
+    ) -> None:
+        self.path = path
+        self.connection = connection
+        self.now = now
+        self._lock = lock
+        self._outside = outside
+        self._file = path.stat()
+        self._schema = self._pragma("schema_version")
+        self._version = self._pragma("data_version")
+        self._seen = journal.last(connection).serial
+        self._unseen: list[Entry] = []
+
+    def read(self, works: Sequence[Callable[[Connection], T]]) -> list[T | Exception]:
+        """The outcome of each of `works`, all on one snapshot.
+
+        Raises:
+            LedgerUnavailable: when nothing can be read.
+        """
+        with failures(self.path), self._readers_turn():
+            self._insist_same()
+            with transaction(self.connection):
+                return [self._outcome(work) for work in works]
+
+    def write(self, works: Sequence[Callable[[Transaction], T]]) -> list[T | Exception]:
+        """The outcome of each of `works`, durable in the database and in the journal file.
+
+        Raises:
+            LedgerUnavailable: when nothing was written, or it is not known whether it is durable.
+        """
+        with failures(self.path), self._lock.held(patience=PATIENCE):
+            self._insist_same()
+            with transaction(self.connection, "IMMEDIATE"):
+                before = self._head()
+                tx = Transaction(self.connection, before, self.now, project)
+                outcomes = [self._step(tx, work) for work in works]
+            self._catch_up(tx)
+        self._note(before, tx)
+        return outcomes
+
+    def changes(self) -> Changes:
+        """What was changed since the last call, by this process or another."""
+        with failures(self.path), self._readers_turn():
+            self._insist_same()
+            version = self._pragma("data_version")
+            if version != self._version:
+                self._unseen += (fresh := journal.entries_after(self.connection, self._seen, _MANY))
+                self._seen = fresh[-1].serial if fresh else self._seen
+                self._version = -1 if len(fresh) == _MANY else version  # -1: look again, there is more
+        unseen, self._unseen = self._unseen, []
+        return _changes(unseen)
+
+    def close(self) -> None:
+        """Close the database and the files beside it."""
+        self.connection.close()
+        self._outside.close()
+        self._lock.close()
+
+    def _step(self, tx: Transaction, work: Callable[[Transaction], T]) -> T | Exception:
+        before = tx.head
+        try:
+            with savepoint(self.connection):
+                return work(tx)
+        except Exception as failure:  # noqa: BLE001 (rule 1: the caller of this piece of work gets it, not the others)
+            tx.rewind(before)
+            return self._translated(failure)
+
+    def _outcome(self, work: Callable[[Connection], T]) -> T | Exception:
+        try:
+            return work(self.connection)
+        except Exception as failure:  # noqa: BLE001 (as in _step)
+            return self._translated(failure)
+
+    def _translated(self, failure: Exception) -> Exception:
+        return meaning_of(failure, self.path)
+
+    def _head(self) -> Head:
+        head = journal.last(self.connection)
+        if head.serial < self._seen:
+            raise LedgerDamaged(f"the ledger {self.path} went back from serial {self._seen} to {head.serial}")
+        return head
+
+    def _catch_up(self, tx: Transaction) -> None:
+        tail = self._outside.tail()
+        if tail.claimed > tx.head.serial:
+            raise LedgerDamaged(f"{self._outside.path} is ahead of the ledger {self.path}; restart to have it checked")
+        if tail.head == tx.head and tail.size == tail.end:
+            return
+        ours = tx.appended and tx.appended[0].serial == tail.head.serial + 1
+        pages = [tx.appended] if ours else journal.pages_after(self.connection, tail.head.serial)
+        self._outside.catch_up(pages)
+
+    def _note(self, before: Head, tx: Transaction) -> None:
+        if before.serial == self._seen:
+            self._unseen += tx.appended
+            self._seen = tx.head.serial
+        elif tx.appended:
+            self._version = -1  # others' entries lie between: read them all at the next look
+
+    def _readers_turn(self) -> AbstractContextManager[None]:
+        return nullcontext() if uses_wal() else self._lock.held(shared=True, patience=PATIENCE)
+
+    def _insist_same(self) -> None:
+        try:
+            same = os.path.samestat(self.path.stat(), self._file)
+        except FileNotFoundError:
+            same = False
+        if not same:
+            raise LedgerUnavailable(f"the ledger {self.path} was moved or replaced under this process: restart it")
+        if self._pragma("schema_version") != self._schema:
+            raise LedgerDamaged(f"the schema of the ledger {self.path} was changed under this process")
+
+    def _pragma(self, name: str) -> int:
+        value: int = self.connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+        return value
+
+
+def _changes(entries: Sequence[Entry]) -> Changes:
+    if not all(entry.is_intact() for entry in entries):
+        return EVERYTHING
+    try:
+        changed = [entry.reference for entry in entries if entry.kind != EventKind.PINNED]
+    except IarproxyError:
+        return EVERYTHING
+    if any(entry.kind == EventKind.RECOVERED for entry in entries):
+        return EVERYTHING
+    return Changes(tuple(dict.fromkeys(reference for reference in changed if reference is not None)))

@@ -1,0 +1,211 @@
+"""The journal: every event, hash-chained, in a table and in a file beside the database.
+
+Rule 1: an entry's hash is the sha256 of its own line of text up to the hash; the line names the hash before it. So a
+        line, a row and a chain are verified by the same few bytes, and no field is outside the hash.
+Rule 2: pins and drift states are projections of the journal: whoever has the lines can make the tables again.
+Rule 3: an entry that fails its hash is never used; which one, is said.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+import orjson
+from sqlalchemy import Connection, bindparam, insert, select
+
+from iarproxy.errors import IarproxyError, LedgerDamaged
+from iarproxy.ledger.rows import JOURNAL, TAG, key_of, where
+from iarproxy.ledger.values import Event, EventKind, to_text
+from iarproxy.oci import Repository, Tag, TagReference
+
+MAX_EVIDENCE = 256 * 1024  # bytes of JSON; upstream's documents are in it, so it needs a bound
+MAX_LINE = 4 * MAX_EVIDENCE  # bytes; a longer line in the file was not written by us
+_HASH_AT = -(len(b',"hash":""}') + 64)
+_PAGE = 500  # rows
+
+
+_INSERT = insert(JOURNAL)
+_LAST = select(JOURNAL).order_by(JOURNAL.c.serial.desc()).limit(1)
+_AT_SERIAL = select(JOURNAL).where(*where(JOURNAL, "serial"))
+_AFTER = (
+    select(JOURNAL).where(JOURNAL.c.serial > bindparam("serial")).order_by(JOURNAL.c.serial).limit(bindparam("limit"))
+)
+_ABOUT = select(JOURNAL).where(*where(JOURNAL, *TAG)).order_by(JOURNAL.c.serial.desc()).limit(bindparam("limit"))
+_LAST_PINNING = (
+    select(JOURNAL)
+    .where(*where(JOURNAL, *TAG), JOURNAL.c.revision.is_not(None))
+    .order_by(JOURNAL.c.revision.desc())
+    .limit(1)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where the journal ends. An empty journal ends at serial 0 with an empty hash."""
+
+    serial: int = 0
+    hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A journal row as it is stored, field for field; not yet believed."""
+
+    serial: int
+    at: str
+    kind: str
+    registry: str | None
+    repository: str | None
+    tag: str | None
+    revision: int | None
+    actor: str
+    reason: str
+    previous: str
+    body: str
+    hash: str = ""
+
+    @classmethod
+    def made(
+        cls,
+        head: Head,
+        at: datetime,
+        kind: EventKind,
+        reference: TagReference | None,
+        *,
+        actor: str,
+        reason: str = "",
+        revision: int | None = None,
+        body: dict[str, Any],
+    ) -> Self:
+        """The entry that comes after `head`."""
+        names = _names(reference)
+        text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()
+        fields = (head.serial + 1, to_text(at), str(kind), *names, revision, actor, reason, head.hash, text)
+        return cls(*fields, hash=hashlib.sha256(_signed(fields)).hexdigest())
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Self | None:
+        """The entry in one line of the file, without its line feed; None unless it is exactly what we write."""
+        header, separator, rest = line.partition(b',"body":')
+        try:
+            fields = orjson.loads(header + b"}") if separator else {}
+            body, digest = rest[:_HASH_AT].decode(), rest[_HASH_AT + 9 : -2].decode()
+            entry = cls(**fields, body=body, hash=digest)
+            return entry if entry.is_intact() and entry.line() == line + b"\n" else None
+        except (ValueError, TypeError):
+            return None
+
+    def line(self) -> bytes:
+        """The entry as a line of the file."""
+        return b'%s,"hash":"%s"}\n' % (_signed(self._fields()), self.hash.encode())
+
+    def is_intact(self) -> bool:
+        """Whether the entry is what its hash says."""
+        try:
+            return hashlib.sha256(_signed(self._fields())).hexdigest() == self.hash
+        except (TypeError, ValueError):
+            return False
+
+    @property
+    def head(self) -> Head:
+        """Where the journal ends after this entry."""
+        return Head(self.serial, self.hash)
+
+    @property
+    def reference(self) -> TagReference | None:
+        """The tag that it is about."""
+        if self.registry is None or self.repository is None or self.tag is None:
+            return None
+        return TagReference(Repository(self.registry, self.repository), Tag(self.tag))
+
+    def document(self) -> dict[str, Any]:
+        """The body."""
+        parsed: dict[str, Any] = orjson.loads(self.body)
+        return parsed
+
+    def event(self) -> Event:
+        """The entry as a value.
+
+        Raises:
+            LedgerDamaged: when it fails its hash.
+        """
+        if not self.is_intact():
+            raise LedgerDamaged(f"journal entry {self.serial} fails its hash")
+        try:
+            at, kind, reference = datetime.fromisoformat(self.at), EventKind(self.kind), self.reference
+        except (ValueError, IarproxyError) as unknown:
+            raise LedgerDamaged(f"journal entry {self.serial} is not one that this iarproxy knows") from unknown
+        return Event(self.serial, at, kind, reference, self.actor, self.reason, self.document(), self.hash)
+
+    def _fields(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in _FIELDS)
+
+
+_FIELDS = tuple(each.name for each in JOURNAL.columns if each.name != "hash")
+_HEADER = _FIELDS[:-1]
+
+
+def _signed(fields: Sequence[Any]) -> bytes:
+    """The bytes that the hash covers. The body stays the text it was, so that no JSON library can ever change them."""
+    header = orjson.dumps(dict(zip(_HEADER, fields[:-1], strict=True)))
+    return b'%s,"body":%s' % (header[:-1], str(fields[-1]).encode())
+
+
+def _names(reference: TagReference | None) -> tuple[str | None, str | None, str | None]:
+    if reference is None:
+        return None, None, None
+    return reference.repository.registry, reference.repository.name, reference.tag.value
+
+
+def insert_entry(connection: Connection, entry: Entry) -> None:
+    """Put `entry` at the end of the journal; the trigger insists on the chain."""
+    connection.execute(_INSERT, {name: getattr(entry, name) for name in (*_FIELDS, "hash")})
+
+
+def last(connection: Connection) -> Head:
+    """Where the journal ends.
+
+    Raises:
+        LedgerDamaged: when the last entry fails its hash: nothing can be added after it.
+    """
+    row = connection.execute(_LAST).one_or_none()
+    if row is None:
+        return Head()
+    entry = Entry(*row)
+    if not entry.is_intact():
+        raise LedgerDamaged("the last entry of the journal fails its hash; run `iarproxy ledger rebuild`")
+    return entry.head
+
+
+def at_serial(connection: Connection, serial: int) -> Entry | None:
+    """The entry with that serial, as stored."""
+    row = connection.execute(_AT_SERIAL, {"serial": serial}).one_or_none()
+    return None if row is None else Entry(*row)
+
+
+def entries_after(connection: Connection, serial: int, limit: int = _PAGE) -> list[Entry]:
+    """At most `limit` entries that come after `serial`, in order, as stored."""
+    return [Entry(*row) for row in connection.execute(_AFTER, {"serial": serial, "limit": limit})]
+
+
+def pages_after(connection: Connection, serial: int) -> Iterator[list[Entry]]:
+    """All entries after `serial`, a page at a time."""
+    while page := entries_after(connection, serial):
+        yield page
+        serial = page[-1].serial
+
+
+def of_reference(connection: Connection, reference: TagReference, limit: int) -> list[Entry]:
+    """The newest `limit` entries about a tag, oldest first."""
+    rows = connection.execute(_ABOUT, {**key_of(reference), "limit": limit})
+    return [Entry(*row) for row in rows][::-1]
+
+
+def last_pinning(connection: Connection, reference: TagReference) -> Entry | None:
+    """The entry that made or removed the tag's current pin, as stored; None where the journal knows of none."""
+    row = connection.execute(_LAST_PINNING, key_of(reference)).one_or_none()
+    return None if row is None else Entry(*row)

@@ -1,0 +1,157 @@
+"""What the ledger holds, as values: pins, events, drift states, reports.
+
+Rule 1: a value is immutable and complete; nothing here reads or writes.
+Rule 2: a tag that has no pin is a value too (`Unpinned`), because "never pinned" and "removed by a person" continue
+        differently, and "unreadable" is neither: that one is `errors.LedgerDamaged`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal, TypeAlias
+
+from iarproxy.oci import Descriptor, Digest, TagReference
+
+VerdictName: TypeAlias = Literal["steady", "drifted", "vanished"]
+
+
+class EventKind(StrEnum):
+    """What happened. The journal of every store starts with `created`."""
+
+    CREATED = "created"
+    PINNED = "pinned"
+    REPINNED = "repinned"
+    REMOVED = "removed"
+    DRIFTED = "drifted"
+    VANISHED = "vanished"
+    STEADIED = "steadied"
+    RECOVERED = "recovered"
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """A tag and the content it stands for here.
+
+    Attributes:
+        pinned_at: when this revision was made (aware, UTC).
+        source: where the bytes came from, for example the URL of the upstream.
+        revision: 1 for the first pin; each act of a person adds one.
+    """
+
+    reference: TagReference
+    descriptor: Descriptor
+    pinned_at: datetime
+    source: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unpinned:
+    """A tag without a pin: never pinned (`revision` 0), or removed by the person's act of that `revision`."""
+
+    reference: TagReference
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of the journal. `hash` covers everything in it and the hash of the line before.
+
+    Attributes:
+        reference: the tag it is about; None for events of the ledger as a whole.
+        actor: who did it: `iarproxy` itself, or the person whom the kernel reports.
+        body: JSON; for pins the descriptors, for drift the evidence.
+    """
+
+    serial: int
+    at: datetime
+    kind: EventKind
+    reference: TagReference | None
+    actor: str
+    reason: str
+    body: dict[str, Any]
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriftState:
+    """What upstream was last seen to offer for a pinned tag: an observation, not trust.
+
+    Attributes:
+        offered: what upstream offers instead; None where it offers the pinned content, or nothing.
+        first_seen: since when this verdict stands.
+        checked_at: when upstream was last asked.
+    """
+
+    verdict: VerdictName
+    offered: Descriptor | None
+    first_seen: datetime
+    checked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A tag that cannot be answered for, as text (its name itself may be what is damaged), and why."""
+
+    reference: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `Ledger.verify` found. `problems` is empty when everything agrees.
+
+    Attributes:
+        serial, hash: the journal's head; the serial is also the number of events.
+        pins: revisions of pins, tombstones included.
+    """
+
+    serial: int
+    hash: str
+    pins: int
+    problems: tuple[str, ...] = field(default=())
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found."""
+        return not self.problems
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryReport:
+    """What a backup, restore or rebuild did.
+
+    Attributes:
+        serial, hash: the journal's head in the result.
+        replayed: events taken from the journal file.
+        dropped_bytes: length of a torn last line of the journal file, which nobody was ever answered for.
+        kept_aside: where the replaced database is now.
+    """
+
+    path: str
+    serial: int
+    hash: str
+    replayed: int = 0
+    dropped_bytes: int = 0
+    kept_aside: str | None = None
+
+
+def to_text(moment: datetime) -> str:
+    """The one spelling of a moment in rows and lines: UTC, microseconds."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def to_json(descriptor: Descriptor | None) -> dict[str, Any] | None:
+    """A descriptor for a body, in the field names of image-spec v1.1."""
+    if descriptor is None:
+        return None
+    return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
+
+
+def descriptor_of(document: dict[str, Any] | None) -> Descriptor | None:
+    """The descriptor that `to_json` wrote."""
+    if document is None:
+        return None
+    return Descriptor(document["mediaType"], Digest.parse(document["digest"]), document["size"])
