@@ -1,0 +1,146 @@
+"""What upstream said that is worth sharing between workers: tokens, long tag lists, short-lived negative answers.
+
+Rule 1: everything in it can be had again; a failure of this cache is a miss and never a failure of a request.
+Rule 2: bytes in, bytes out. Nothing is unpickled, evaluated, or read from or removed by a file name that the database
+        holds, whatever somebody planted in it (design invariant 11; threats T83, CVE-2025-69872).
+Rule 3: its folder is ours, mode 0700, no symlink; else there is no cache.
+Rule 4: SQL runs in one thread of its own, never on the loop; every call has a deadline; size is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import diskcache
+import structlog
+from diskcache.core import MODE_RAW
+
+log = structlog.get_logger("iarproxy.upstream")
+
+T = TypeVar("T")
+
+_MAX_BYTES = 64 * 2**20  # of all values
+_MAX_VALUE = 2**20  # bytes of one value
+_PATIENCE = 2.0  # seconds for one call
+
+
+class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
+    """How diskcache keeps keys and values: text keys and bytes values, in the table, as they are."""
+
+    def put(self, key: Any) -> tuple[str, bool]:
+        """A key on its way into the table."""
+        if type(key) is not str:
+            raise TypeError("keys of the upstream cache are text")
+        return key, True
+
+    def get(self, key: Any, raw: Any) -> str:
+        """A key from the table."""
+        if type(key) is not str or not raw:
+            raise ValueError("a key in the upstream cache is not text")
+        return key
+
+    def store(self, value: Any, read: Any, key: Any = None) -> tuple[int, int, None, memoryview]:  # noqa: ARG002  # diskcache's signature
+        """A value on its way into the table."""
+        if type(value) is not bytes or read:
+            raise TypeError("values of the upstream cache are bytes")
+        return len(value), MODE_RAW, None, memoryview(value)
+
+    def fetch(self, mode: Any, filename: Any, value: Any, read: Any) -> bytes:
+        """A value from the table; a pickle, a number or a file that a row names is refused unread."""
+        if mode != MODE_RAW or filename is not None or read or type(value) is not bytes:
+            raise ValueError("a value in the upstream cache is not plain bytes")
+        return value
+
+    def filename(self, key: Any = None, value: Any = None) -> tuple[str, str]:  # noqa: ARG002  # diskcache's signature
+        """No value is kept in a file of its own."""
+        raise TypeError("the upstream cache keeps no files")
+
+    def remove(self, file_path: Any) -> None:
+        """Nothing to remove: we made no files, and names in the table are not trusted."""
+
+
+class SharedCache:
+    """The cache of one node, shared by its workers. Without a usable folder it holds nothing."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+        self._cache: Any = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="iarproxy-cache")
+
+    @classmethod
+    async def open(cls, directory: Path | None) -> SharedCache:
+        """The cache in `directory`, which is made if need be; None, or a folder that is not ours: an empty one."""
+        cache = cls(directory)
+        if directory is not None:
+            cache._cache = await cache._in_thread(lambda: _open(directory), patience=5 * _PATIENCE)
+        return cache
+
+    async def get(self, key: str) -> bytes | None:
+        """The value, unless it expired or cannot be read."""
+        cache = self._cache
+        return None if cache is None else await self._in_thread(lambda: cache.get(key))
+
+    async def put(self, key: str, value: bytes, lifetime: float) -> None:
+        """Keep `value` for `lifetime` seconds at most; a large value is not kept."""
+        cache = self._cache
+        if cache is not None and lifetime > 0 and len(value) <= _MAX_VALUE:
+            await self._in_thread(lambda: cache.set(key, value, expire=lifetime))
+
+    async def forget(self, key: str) -> None:
+        """Drop the value."""
+        cache = self._cache
+        if cache is not None:
+            await self._in_thread(lambda: cache.delete(key))
+
+    async def close(self) -> None:
+        """Close the database in the thread that uses it, and end the thread."""
+        cache, self._cache = self._cache, None
+        if cache is not None:
+            await self._in_thread(cache.close)
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, work: Callable[[], T], patience: float = _PATIENCE) -> T | None:
+        loop = asyncio.get_running_loop()
+        try:
+            return await asyncio.wait_for(loop.run_in_executor(self._thread, work), patience)
+        except Exception as error:  # noqa: BLE001  # rule 1: sqlite3 errors, a full disk, a planted row, a deadline
+            log.warning("upstream cache unusable for now", error=type(error).__name__, directory=str(self._directory))
+            return None
+
+
+def _open(directory: Path) -> Any:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+        raise PermissionError("the folder of the upstream cache must be ours, mode 0700, and no symlink")
+    try:
+        return _database(directory)
+    except Exception as error:
+        if "locked" in str(error):
+            raise
+        # Damaged, or of another version: it is rebuildable, so it starts anew.
+        for each in directory.glob("cache.db*"):
+            each.unlink(missing_ok=True)
+        return _database(directory)
+
+
+def _database(directory: Path) -> Any:
+    return diskcache.Cache(
+        str(directory),
+        timeout=1,
+        disk=BytesDisk,
+        size_limit=_MAX_BYTES,
+        cull_limit=32,
+        eviction_policy="least-recently-stored",
+        statistics=0,
+        tag_index=0,
+        sqlite_journal_mode="delete",
+        sqlite_mmap_size=0,
+        sqlite_synchronous=0,
+    )

@@ -1,0 +1,167 @@
+"""One upstream's connections: a session that sends what it is told to, and nothing else.
+
+Rule 1: no cookies, no proxies or credentials from the environment, no decompression, no redirects; the headers of a
+        request are exactly those given (threats T34, T37, T42, T46; lab L7, L8, L10).
+Rule 2: each upstream has its own connections and TLS context, so that nothing meant for one reaches another (T38).
+Rule 3: every phase has a deadline: name look-up and connecting, the answer's headers, each read of its body.
+Rule 4: exceptions of aiohttp end here. Their texts hold URLs and bodies, so no text of theirs goes into ours (T39).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from yarl import URL
+
+import iarproxy
+from iarproxy.errors import ConfigError, UpstreamTimeout, UpstreamUnavailable, UpstreamWrong
+from iarproxy.upstream.guard import AddressRefused, GuardedResolver, Lookup, Policy
+
+USER_AGENT = f"iarproxy/{iarproxy.__version__}"
+
+_READ = 2**18  # bytes that are read ahead of the consumer
+_MAX_FIELD = 16_384  # bytes of one header field: signed URLs are long
+_MAX_FIELDS = 128
+_SPARE = 8  # connections beyond those that blobs may take: a manifest never waits for a layer
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds.
+
+    Attributes:
+        connect: for name look-up, TCP and TLS.
+        manifest: for one whole answer that is not a blob; below the patience of clients (containerd: 30).
+        blob: for the headers of a blob's answer, and for a free connection.
+        read: without a byte of a body.
+        pace: over which a body's rate is judged; below `floor` bytes a second it is given up (threats T50).
+    """
+
+    connect: float = 10.0
+    manifest: float = 20.0
+    blob: float = 30.0
+    read: float = 30.0
+    pace: float = 30.0
+    floor: float = 1024.0
+
+
+class Client:
+    """Sends requests for one upstream.
+
+    Args:
+        name: the upstream's canonical name, for messages.
+        url: its configured base.
+        blobs: how many blobs may be under way at once.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: URL,
+        *,
+        lookup: Lookup,
+        timeouts: Timeouts,
+        blobs: int = 32,
+        ca_file: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.policy = Policy.of(url)
+        self.timeouts = timeouts
+        self.blob_slots = asyncio.Semaphore(blobs)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=blobs + _SPARE,
+                ttl_dns_cache=30,
+                dns_cache_max_size=256,
+                resolver=GuardedResolver(self.policy, lookup),
+                socket_factory=self.policy.socket,
+                ssl=_tls(name, ca_file),
+                keepalive_timeout=30,
+                enable_cleanup_closed=sys.version_info < (3, 12, 8),
+            ),
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=timeouts.connect, sock_connect=timeouts.connect, sock_read=timeouts.read
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+            requote_redirect_url=False,
+            read_bufsize=_READ,
+            max_line_size=_MAX_FIELD,
+            max_field_size=_MAX_FIELD,
+            max_headers=_MAX_FIELDS,
+        )
+
+    async def send(
+        self, method: str, url: URL, headers: Mapping[str, str], *, data: bytes | None = None
+    ) -> aiohttp.ClientResponse:
+        """Send one request; the answer's status and headers are there, its body is not. The caller releases it.
+
+        Raises:
+            UpstreamTimeout, UpstreamUnavailable: no answer. UpstreamWrong: an address that may not be dialled.
+        """
+        sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
+        with self.translated():
+            self.policy.check_host(url.host or "")
+            return await self._session.request(method, url, headers=sent, data=data, allow_redirects=False)
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Turn the exceptions of aiohttp and of the guard into ours."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"{self.name} did not answer in time", upstream=self.name) from error
+        except AddressRefused as error:
+            raise self._refused(error) from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failure(error) from None
+
+    def _failure(self, error: Exception) -> UpstreamUnavailable:
+        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
+            return self._refused(error.os_error)
+        if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)):
+            return UpstreamWrong(f"{self.name} sent an answer that is no valid HTTP", upstream=self.name)
+        text = _cause(error)
+        return UpstreamUnavailable(f"{self.name} is unreachable: {text}", upstream=self.name, cause=text)
+
+    def _refused(self, error: AddressRefused) -> UpstreamWrong:
+        remedy = "private addresses are dialled only for an upstream whose configured url names one"
+        return UpstreamWrong(f"{self.name}: {error.strerror}; {remedy}", upstream=self.name, cause="address policy")
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+
+def _cause(error: Exception) -> str:
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return "its name does not resolve"
+        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
+            return "its TLS certificate or handshake is not acceptable"
+        case aiohttp.ClientConnectorError():
+            return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
+        case aiohttp.ClientPayloadError():
+            return "the body broke off"
+        case aiohttp.ServerDisconnectedError():
+            return "it closed the connection without an answer"
+        case _:
+            return f"the connection broke ({type(error).__name__})"
+
+
+def _tls(name: str, ca_file: Path | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ConfigError(
+            f'upstreams."{name}".ca_file {ca_file} cannot be used: {error.strerror or "not a PEM certificate"}'
+        ) from error

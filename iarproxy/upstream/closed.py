@@ -1,0 +1,133 @@
+"""The closed list of upstreams: what is not in it is never dialled (design invariant 9).
+
+Rule 1: a key is a canonical registry name; it comes from the configuration, never from a request.
+Rule 2: nothing is dialled or resolved before something is asked for: the proxy starts with nothing reachable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+from yarl import URL
+
+from iarproxy.config import UpstreamSettings
+from iarproxy.errors import UnknownName
+from iarproxy.oci import DOCKER_HUB
+from iarproxy.upstream.asking import Asker
+from iarproxy.upstream.cache import SharedCache
+from iarproxy.upstream.client import Client, Timeouts
+from iarproxy.upstream.credentials import Credential
+from iarproxy.upstream.guard import Lookup, SystemLookup
+from iarproxy.upstream.registry import Upstream
+from iarproxy.upstream.retry import Retry
+from iarproxy.upstream.tokens import Tokens
+
+# Docker Hub's name is not the host of its API (clients.md 11.1).
+_HUB_API = "registry-1.docker.io"
+_HUB_HOSTS = frozenset({"docker.io", "index.docker.io", "registry.hub.docker.com"})
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Upstreams:
+    """The upstreams by canonical name. Made by `open`, in the process and loop that use them."""
+
+    def __init__(self, upstreams: Mapping[str, Upstream], held: AsyncExitStack) -> None:
+        self._upstreams = dict(upstreams)
+        self._held = held
+
+    @classmethod
+    async def open(
+        cls,
+        settings: Mapping[str, UpstreamSettings],
+        *,
+        cache_dir: Path | None,
+        now: Callable[[], datetime] = _utc_now,
+        lookup: Lookup | None = None,
+        retry: Retry | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> Upstreams:
+        """Prepare every upstream of the configuration; none is dialled.
+
+        Args:
+            settings: by canonical name.
+            cache_dir: the folder that workers share, made with mode 0700; None: nothing is shared.
+            now: aware UTC.
+            lookup: name to addresses; None: the system's.
+            retry: instead of the default.
+            timeouts: instead of those in `settings`.
+
+        Raises:
+            ConfigError: a `ca_file` cannot be used.
+        """
+        async with AsyncExitStack() as held:
+            if lookup is None:
+                lookup = system = SystemLookup()
+                held.callback(system.close)
+            cache = await SharedCache.open(cache_dir)
+            held.push_async_callback(cache.close)
+            upstreams = {}
+            for name, each in settings.items():
+                client = _client(name, each, lookup, timeouts)
+                held.push_async_callback(client.close)
+                tokens = _tokens(name, each, client, cache, now)
+                held.push_async_callback(tokens.close)
+                upstreams[name] = Upstream(Asker(client, tokens, now), cache, retry or Retry())
+            return cls(upstreams, held.pop_all())
+
+    def __getitem__(self, registry: str) -> Upstream:
+        """The upstream of a canonical registry name.
+
+        Raises:
+            UnknownName: it is not in the list.
+        """
+        try:
+            return self._upstreams[registry]
+        except KeyError:
+            known = ", ".join(sorted(self._upstreams)) or "none"
+            text = f"{registry[:160]} is not one of the configured upstreams: {known}"
+            raise UnknownName(text, upstream=registry[:160]) from None
+
+    def __contains__(self, registry: object) -> bool:
+        return registry in self._upstreams
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The canonical names."""
+        return frozenset(self._upstreams)
+
+    async def close(self) -> None:
+        """End what is under way and close all connections and the cache."""
+        await self._held.aclose()
+
+
+def _client(name: str, settings: UpstreamSettings, lookup: Lookup, timeouts: Timeouts | None) -> Client:
+    own = Timeouts(connect=settings.connect_timeout.total_seconds(), read=settings.read_timeout.total_seconds())
+    return Client(
+        name,
+        _api(name, URL(settings.url)),
+        lookup=lookup,
+        timeouts=timeouts or own,
+        blobs=settings.max_connections,
+        ca_file=settings.ca_file,
+    )
+
+
+def _api(name: str, url: URL) -> URL:
+    if name == DOCKER_HUB and (url.host or "").lower() in _HUB_HOSTS:
+        return url.with_host(_HUB_API)
+    return url
+
+
+def _tokens(
+    name: str, settings: UpstreamSettings, client: Client, cache: SharedCache, now: Callable[[], datetime]
+) -> Tokens:
+    credential = None
+    if settings.username is not None and settings.password_file is not None:
+        credential = Credential(name, settings.username, settings.password_file)
+    return Tokens(client, cache=cache, now=now, credential=credential, auth_hosts=settings.auth_hosts)

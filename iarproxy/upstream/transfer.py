@@ -1,0 +1,111 @@
+"""The bytes of one blob, as they come from upstream.
+
+Rule 1: nothing is believed: status, Content-Range, Content-Length and Content-Encoding must be exactly what was asked
+        for, else nothing of the body is read (threats T42, R36, R38; lab L7).
+Rule 2: a body that ends early, stalls or trickles is `Unavailable`, so that the consumer resumes; where no length was
+        told, its end says nothing, and the consumer's digest decides.
+Rule 3: only the time spent waiting for upstream counts; a slow consumer is not upstream's fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import aiohttp
+
+from iarproxy.errors import UpstreamTimeout, UpstreamUnavailable, UpstreamWrong
+from iarproxy.oci import Digest
+from iarproxy.upstream.client import Client
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.ASCII)
+_OK, _PARTIAL = 200, 206
+
+
+class Transfer:
+    """One answer with a blob's bytes (the shape of `store.Transfer`).
+
+    Attributes:
+        size: of the whole blob, in bytes; None: upstream does not say.
+        offset: where the bytes start.
+    """
+
+    def __init__(self, client: Client, response: aiohttp.ClientResponse, *, size: int | None, offset: int) -> None:
+        self._client = client
+        self._response = response
+        self.size = size
+        self.offset = offset
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes from `offset` to the end.
+
+        Raises:
+            UpstreamTimeout, UpstreamUnavailable: they broke off, stalled, or come too slowly.
+        """
+        at = self.offset
+        pace = _Pace(self._client)
+        while piece := await pace.timed(self._response.content.readany):
+            at += len(piece)
+            if self.size is not None and at > self.size:
+                raise UpstreamWrong(f"{self._client.name} sends more than the {self.size} bytes that it announced")
+            yield piece
+        if self.size is not None and at != self.size:
+            text = f"{self._client.name} sent {at - self.offset} of {self.size - self.offset} bytes and broke off"
+            raise UpstreamUnavailable(text, upstream=self._client.name)
+
+
+class _Pace:
+    """Waits for upstream, and gives up below a minimum rate over a span of waiting."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._waited = 0.0
+        self._read = 0
+
+    async def timed(self, read: Callable[[], Awaitable[bytes]]) -> bytes:
+        """The next piece; empty at the end."""
+        clock = asyncio.get_running_loop().time
+        start = clock()
+        with self._client.translated():
+            piece = await read()
+        self._waited += clock() - start
+        self._read += len(piece)
+        limits = self._client.timeouts
+        if self._waited >= limits.pace:
+            if self._read < limits.floor * self._waited:
+                text = f"{self._client.name} sends less than {limits.floor:g} bytes a second"
+                raise UpstreamTimeout(text, upstream=self._client.name)
+            self._waited, self._read = 0.0, 0
+        return piece
+
+
+def begin(client: Client, response: aiohttp.ClientResponse, digest: Digest, offset: int) -> Transfer | None:
+    """The transfer that an answer with status 200 or 206 starts; None: the part is not the one asked for.
+
+    Raises:
+        UpstreamWrong: the answer contradicts the request or the digest.
+    """
+    refuse_encoding(client.name, response)
+    told = response.headers.get("Docker-Content-Digest")
+    if told is not None and told.partition(":")[0] == digest.algorithm and told != str(digest):
+        raise UpstreamWrong(f"{client.name} answers {digest.short} with another digest", upstream=client.name)
+    length = response.content_length
+    if response.status == _OK:
+        return Transfer(client, response, size=length, offset=0)
+    if offset == 0:
+        raise UpstreamWrong(f"{client.name} answers a part of {digest.short}, which was not asked for")
+    found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+    if found is None or found[3] == "*":
+        return None
+    start, end, total = int(found[1]), int(found[2]), int(found[3])
+    if (start, end) != (offset, total - 1) or length not in (None, end - start + 1):
+        return None
+    return Transfer(client, response, size=total, offset=offset)
+
+
+def refuse_encoding(name: str, response: aiohttp.ClientResponse) -> None:
+    """Raise `UpstreamWrong` where the body is coded although we asked for it as it is."""
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UpstreamWrong(f"{name} sends a Content-Encoding although identity was asked for", upstream=name)
