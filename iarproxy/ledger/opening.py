@@ -11,8 +11,8 @@ Rule 4: the whole file's structure is checked (`quick_check`) while it is small:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def open_database(
     """
     if not path.parent.is_dir():
         raise ConfigError(f"the directory of the ledger {path} does not exist")
-    with failures(path), ExitStack() as undo:
+    with _or_no_start(), failures(path), ExitStack() as undo:
         lock = FileLock(lock_path(path))
         undo.callback(lock.close)
         with lock.held(patience=PATIENCE):
@@ -87,21 +87,28 @@ def found_ledger(connection: Connection, store_identity: str, now: Callable[[], 
         Transaction(connection, Head(), now, project).append(EventKind.CREATED, None, actor=pins.SELF, body=body)
 
 
+@contextmanager
+def _or_no_start() -> Iterator[None]:
+    """A ledger that is damaged as a whole is a reason not to start; it says how to mend it, once."""
+    try:
+        yield
+    except LedgerDamaged as damaged:
+        text = str(damaged)
+        raise ConfigError(text if "iarproxy ledger" in text else f"{text}; {WAY_OUT}") from damaged
+
+
 def _checked(
     path: Path, store_identity: str, *, store_is_empty: bool, create: bool, now: Callable[[], datetime]
 ) -> Connection:
+    connection = connect(path)
     try:
-        connection = connect(path)
-        try:
-            if schema.is_blank(connection):
-                _may_make(path, look(path.with_name(NAME)), store_is_empty=store_is_empty, create=create)
-                found_ledger(connection, store_identity, now)
-            _insist_sound(path, connection, store_identity)
-        except BaseException:
-            connection.close()
-            raise
-    except LedgerDamaged as damaged:
-        raise ConfigError(f"{damaged}; {WAY_OUT}") from damaged
+        if schema.is_blank(connection):
+            _may_make(path, look(path.with_name(NAME)), store_is_empty=store_is_empty, create=create)
+            found_ledger(connection, store_identity, now)
+        _insist_sound(path, connection, store_identity)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
@@ -129,9 +136,6 @@ def _outside(path: Path, connection: Connection) -> JournalFile:
     outside = JournalFile(path.with_name(NAME))
     try:
         _reconcile(path, connection, outside)
-    except LedgerDamaged as damaged:
-        outside.close()
-        raise ConfigError(f"{damaged}; {WAY_OUT}") from damaged
     except BaseException:
         outside.close()
         raise
