@@ -69,14 +69,9 @@ class Connection(RequestHandler):
         return server is None or server.draining
 
     @property
-    def busy(self) -> bool:
-        """Whether a request is being answered or waits to be."""
-        return self._request_in_progress or bool(self._messages)
-
-    @property
-    def fresh(self) -> bool:
-        """Whether the client has not sent a whole request yet."""
-        return self._request_count == 0
+    def idle(self) -> bool:
+        """Whether no whole request has come that is not answered yet."""
+        return self._waiter is not None and not self._messages
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
@@ -156,6 +151,11 @@ class RegistryServer(web.Server):
             "access_log": None,
             "lingering_time": 2.0,
         }
+
+    @property
+    def connections(self) -> list[Connection]:  # type: ignore[override]  # `__call__` makes no others
+        """All open connections."""
+        return cast("list[Connection]", list(self._connections))
 
     def __call__(self) -> Connection:
         """The protocol of one more connection."""

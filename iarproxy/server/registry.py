@@ -10,6 +10,7 @@ Rule 4: a request with a body is refused before a byte of it is read.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol, assert_never
@@ -41,7 +42,7 @@ class Mirror(Protocol):
         """The verified manifest of a tag or digest."""
         ...
 
-    async def blob(self, repository: Repository, digest: Digest) -> BlobBody:
+    async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
         """A blob to be entered with `async with`, which may raise too."""
         ...
 

@@ -1,0 +1,97 @@
+"""Counters of all workers, in the text format of Prometheus.
+
+Rule 1: nothing is set up at import and no environment is read: `Metrics.open` is told the folder that workers share.
+Rule 2: labels have few values: kinds, outcomes, status classes and the names of configured upstreams; never a
+        repository, tag, digest or client (threats T78, T80).
+Rule 3: metrics never fail what they measure.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 300)
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the library's own channel; set here, never read by us
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """The counters of one process, and the sum over all that share the folder.
+
+    Attributes:
+        pins: by `outcome` (pinned, followed, repinned, refused).
+        drifts: verdicts of the background checks, by `upstream` and `verdict`.
+        upstream: answers of upstreams, by `upstream` and `outcome` (2xx, 4xx, 5xx, timeout, wrong, unavailable).
+        fetched: bytes received from upstreams, by `upstream`.
+        drifted: pinned tags that upstream drifted from, by the last check of any worker.
+    """
+
+    registry: CollectorRegistry
+    folder: Path | None
+    requests: Counter
+    sent: Counter
+    seconds: Histogram
+    pins: Counter
+    drifts: Counter
+    upstream: Counter
+    fetched: Counter
+    drifted: Gauge
+
+    @classmethod
+    def open(cls, folder: Path | None) -> Metrics:
+        """This process's counters; call it after the fork. `folder`: shared by all workers; None: there is only one."""
+        if folder is not None:
+            os.environ[_FOLDER] = str(folder)
+            values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]  # as the library ships it
+        own = CollectorRegistry()
+        return cls(
+            registry=own,
+            folder=folder,
+            requests=Counter(
+                "iarproxy_requests", "Answers.", ["kind", "upstream", "status", "outcome", "cache"], registry=own
+            ),
+            sent=Counter("iarproxy_sent_bytes", "Bytes of bodies sent.", ["kind"], registry=own),
+            seconds=Histogram(
+                "iarproxy_request_seconds", "From head to last byte.", ["kind"], buckets=_SECONDS, registry=own
+            ),
+            pins=Counter("iarproxy_pins", "Tags resolved.", ["outcome"], registry=own),
+            drifts=Counter("iarproxy_drift_checks", "Verdicts on pinned tags.", ["upstream", "verdict"], registry=own),
+            upstream=Counter("iarproxy_upstream_answers", "Upstreams' answers.", ["upstream", "outcome"], registry=own),
+            fetched=Counter("iarproxy_fetched_bytes", "Bytes from upstreams.", ["upstream"], registry=own),
+            drifted=Gauge("iarproxy_drifted_tags", "Tags under drift.", registry=own, multiprocess_mode="mostrecent"),
+        )
+
+    def answered(
+        self, *, kind: str, upstream: str, status: int, outcome: str, cache: str, sent: int, seconds: float
+    ) -> None:
+        """One answer ended; see `server.registry.Count`."""
+        self.requests.labels(kind, upstream, f"{status // 100}xx", outcome, cache).inc()
+        self.sent.labels(kind).inc(sent)
+        self.seconds.labels(kind).observe(seconds)
+
+    def render(self) -> bytes:
+        """All workers' counters as text."""
+        if self.folder is None:
+            return bytes(generate_latest(self.registry))
+        everyone = CollectorRegistry()
+        MultiProcessCollector(everyone, path=str(self.folder))  # type: ignore[no-untyped-call]  # as above
+        return bytes(generate_latest(everyone))
+
+
+def clear(folder: Path) -> None:
+    """Forget what an earlier run left in `folder`; it must exist."""
+    for file in folder.glob("*.db"):
+        file.unlink(missing_ok=True)
+
+
+def forget(folder: Path, pid: int) -> None:
+    """The process `pid` has ended: its live gauges count no more; its counters stay."""
+    with suppress(OSError):
+        mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]  # as above
