@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from iarproxy.errors import DigestInvalid, StoreUnavailable
 from iarproxy.oci import Digest
 from iarproxy.store.blobs import StoredBlob, find
-from iarproxy.store.disk import remove, sync_directory, translated
+from iarproxy.store.disk import remove, translated
 from iarproxy.store.layout import Layout
 from iarproxy.store.means import Means
 from iarproxy.store.state import LockFile, Record, State
@@ -71,6 +71,12 @@ def claim(means: Means, digest: Digest) -> Claim:
     except OSError as error:
         raise translated(error, f"starting the ingest of {digest.short}") from error
     raise StoreUnavailable(f"the lock of {digest.short} is removed again and again; look for a cleaner in the store")
+
+
+def give_back(step: Claim) -> None:
+    """Close what a claim holds: its asker is gone."""
+    if isinstance(step, Leading | Watching):
+        step.lock.close()
 
 
 def examine(means: Means, digest: Digest, lock: LockFile) -> Claim | Superseded:
@@ -136,7 +142,6 @@ def sweep(means: Means, older_than: float) -> int:
     for name in {name for name, _, kind in names if kind in ("lock", "part")}:
         if (digest := _digest_of(name)) is not None:
             removed += _sweep_ingest(means, digest, older_than)
-    sync_directory(means.disk, means.layout.ingest)
     return removed
 
 

@@ -12,12 +12,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Final, Self
 
-from iarproxy.errors import IarproxyError, Unavailable, UpstreamWrong
+from iarproxy.errors import IarproxyError, StoreUnavailable, Unavailable, UpstreamWrong
 from iarproxy.oci import Digest
 from iarproxy.store.blobs import StoredBlob, find, is_sound
-from iarproxy.store.claim import Claim, Leading, Published, Superseded, Watching, claim, examine
+from iarproxy.store.claim import Claim, Leading, Published, Superseded, Watching, claim, examine, give_back
 from iarproxy.store.disk import translated
 from iarproxy.store.ingest import Leader
 from iarproxy.store.means import Means
@@ -42,6 +43,7 @@ class Ingest:
         self._fetch = fetch
         self._followers = 0
         self._running = True
+        self._over = asyncio.Event()
 
     def join(self) -> None:
         """One more follower holds the shared descriptor."""
@@ -68,10 +70,15 @@ class Ingest:
             raise
         finally:
             self._running = False
+            self._over.set()
             self._release()
 
+    async def over(self) -> None:
+        """Wait until the ingest has ended, its commit included."""
+        await self._over.wait()
+
     async def _run(self) -> None:
-        step: Claim | None = await self._means.threads.quick(claim, self._means, self._digest)
+        step: Claim | None = await self._claim()
         while step is not None:
             match step:
                 case Published(blob):
@@ -121,10 +128,11 @@ class Ingest:
         self._judge(record)
 
     def _judge(self, record: Record) -> None:
+        if self.progress.fd >= 0:
+            self.progress.grow(os.fstat(self.progress.fd).st_size, record.size)
         match record.state:
             case State.RUNNING:
-                if self.progress.fd >= 0:
-                    self.progress.grow(os.fstat(self.progress.fd).st_size, record.size)
+                pass
             case State.AGREED:
                 if self.progress.fd >= 0 and record.size is not None and not self.progress.agreed:
                     self.progress.agree(record.size)
@@ -155,7 +163,10 @@ class Ingest:
         if self.progress.fd >= 0:
             self.progress.abandon()
             return None
-        return await self._means.threads.quick(claim, self._means, self._digest)
+        return await self._claim()
+
+    async def _claim(self) -> Claim:
+        return await self._means.threads.obtain(partial(claim, self._means, self._digest), give_back)
 
     def _release(self) -> None:
         if not self._running and self._followers == 0:
@@ -215,36 +226,48 @@ class Following:
             StoreFull: the disk is full; `written` bytes can still be read from `fd`.
             Unavailable, Refused: the rest cannot be had, or nothing moved within the stall deadline.
         """
-        while not (self._progress.agreed or self._progress.sendable() > beyond):
-            await self._more()
-        self._check()
+        await self._wait(beyond)
+        if self._progress.size != self.size:
+            raise UpstreamWrong(f"the size of {self._digest} was told as {self.size} and is {self._progress.size}")
         self._sent = True
         return self._progress.sendable()
 
+    async def kept(self) -> bool:
+        """Wait until the commit that follows the last byte is through; whether the store holds the blob now.
+
+        Raises:
+            Unavailable: the disk did not get there within the stall deadline.
+        """
+        if self._ingest is not None:
+            try:
+                async with asyncio.timeout(self._means.patience.stall):
+                    await self._ingest.over()
+            except TimeoutError as error:
+                raise StoreUnavailable(f"the disk did not take {self._digest.short} in time") from error
+        return find(self._means.layout, self._digest) is not None
+
     async def _open(self) -> None:
-        while not (self._progress.agreed or self._progress.sendable() > 0):
-            await self._more()
-        self._check()
+        await self._wait(0)
         size = self._progress.size
         if size is None or self._expected not in (None, size):
             raise UpstreamWrong(f"blob {self._digest} has {size} bytes, not the {self._expected} that were announced")
         self.size = size
 
-    async def _more(self) -> None:
-        self._check()
-        if self._progress.abandoned:
-            await self._start_over()
-            return
+    async def _wait(self, beyond: int) -> None:
         patience = self._means.patience
-        await self._progress.change(patience.stall + self._progress.written / patience.rehash_rate)
-
-    def _check(self) -> None:
-        if self._progress.failure is not None:
-            raise self._progress.failure.error()
-        if self._progress.abandoned and self._sent:
-            raise Unavailable(f"the first bytes of {self._digest.short} were wrong and are fetched anew; ask again")
+        while True:
+            if self._progress.failure is not None:
+                raise self._progress.failure.error()
+            if self._progress.abandoned:
+                await self._start_over()
+            elif self._progress.agreed or self._progress.sendable() > beyond:
+                return
+            else:
+                await self._progress.change(patience.stall + self._progress.written / patience.rehash_rate)
 
     async def _start_over(self) -> None:
+        if self._sent:
+            raise Unavailable(f"the first bytes of {self._digest.short} were wrong and are fetched anew; ask again")
         self._restarts += 1
         if self._restarts > _RESTARTS:
             raise Unavailable(f"{self._digest.short} was abandoned {_RESTARTS} times; ask again")

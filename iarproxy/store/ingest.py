@@ -68,6 +68,7 @@ class Leader:
         self._progress = progress
         self._lock: LockFile = leading.lock
         self._taken_over = leading.record is not None
+        self._inherited = 0  # bytes that a dead leader left
         self._record = leading.record or Record(State.RUNNING, inode=0)
         self._room = 0
 
@@ -86,7 +87,7 @@ class Leader:
             self._lock.close()
 
     async def _lead(self) -> None:
-        part = await self._means.threads.quick(self._open)
+        part = await self._means.threads.obtain(self._open, Part.close)
         try:
             await self._catch_up(part)
             if not self._is_complete(part):
@@ -128,9 +129,10 @@ class Leader:
     async def _catch_up(self, part: Part) -> None:
         """Hash what a dead leader left; its bytes can be followed meanwhile, but for the tail."""
         if self._progress.fd < 0:
-            self._progress.attach(await self._means.threads.quick(self._open_for_reading))
-        self._progress.grow(os.fstat(part.fileno()).st_size, self._record.size)
-        while self._taken_over and await self._slow(part.catch_up, "reading an ingest"):
+            self._progress.attach(await self._means.threads.obtain(self._open_for_reading, os.close))
+        self._inherited = os.fstat(part.fileno()).st_size
+        self._progress.grow(self._inherited, self._record.size)
+        while self._inherited and await self._slow(part.catch_up, "reading an ingest"):
             self._progress.touch()
 
     def _open_for_reading(self) -> int:
@@ -247,7 +249,7 @@ class Leader:
             clear(self._means.layout, self._digest)
 
     async def _disagree(self) -> None:
-        if self._taken_over:
+        if self._inherited:
             _log.warning("what a dead leader left of %s is wrong; it is fetched anew", self._digest)
             await self._end(State.ABANDONED, None)
             return

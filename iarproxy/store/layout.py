@@ -80,11 +80,12 @@ def prepare(root: Path, disk: Disk) -> tuple[Layout, str]:
         for folder in _FOLDERS:
             (root / folder).mkdir(mode=0o700, exist_ok=True)
             _check_folder(root / folder)
-        _create(disk, root / "oci-layout", orjson.dumps({"imageLayoutVersion": "1.0.0"}))
-        _create(disk, root / "index.json", index_of(()))
-        _create(disk, root / "store.json", orjson.dumps({"identity": str(uuid4()), "layout": VERSION}))
-        sync_directory(disk, f"{root}/blobs")
-        sync_directory(disk, str(root))
+        if not (root / "store.json").exists():
+            _create(disk, root / "oci-layout", orjson.dumps({"imageLayoutVersion": "1.0.0"}))
+            _create(disk, root / "index.json", index_of(()))
+            _create(disk, root / "store.json", orjson.dumps({"identity": str(uuid4()), "layout": VERSION}))
+            sync_directory(disk, f"{root}/blobs")
+        sync_directory(disk, str(root))  # always: whoever made the names may have died before it came to that
         return layout, _identity(root / "store.json")
     except OSError as error:
         raise ConfigError(f"store {root}: {error.strerror}; check [store] path and its permissions") from error
@@ -128,6 +129,30 @@ class ServingLock:
 
     def close(self) -> None:
         """Give the store back. A forked worker that still runs keeps holding it."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+class Election:
+    """Which of several processes does what only one should do: calling it tells whether this one is elected.
+
+    The elected one holds the flock of the lock file; when it ends, whoever asks next is elected.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def __call__(self) -> bool:
+        """Whether this process is the elected one; never waits."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Stand down."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)

@@ -19,6 +19,7 @@ import xxhash
 
 from iarproxy.errors import StoreUnavailable
 from iarproxy.oci import Digest
+from iarproxy.store.blobs import find, read_all
 from iarproxy.store.disk import Disk, remove, sync_directory, write_all
 from iarproxy.store.layout import Layout
 from iarproxy.store.space import Space, Usage
@@ -93,15 +94,13 @@ class Press:
             remove(path)
 
     def _holds(self, digest: Digest, data: bytes) -> bool:
-        try:
-            fd = os.open(self._layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
+        blob = find(self._layout, digest)
+        if blob is None:
             return False
-        with os.fdopen(fd, "rb") as file:
-            same = file.read(len(data) + 1) == data
-        if not same:
-            self.quarantine(digest, "found to differ from its digest when it was written again")
-        return same
+        if blob.size == len(data) and read_all(blob) is not None:
+            return True
+        self.quarantine(digest, "found to differ from its digest when it was written again")
+        return False
 
     def _note(self, digest: Digest, checksum: str, size: int) -> None:
         fd = os.open(self._layout.checksums, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -115,7 +114,8 @@ class Press:
         try:
             self._disk.link(source, target)
         except FileExistsError:
-            if os.lstat(target).st_size == size:
+            found = find(self._layout, digest)
+            if found is not None and found.size == size:
                 return
             self._set_aside(digest, f"its size is not {size} bytes", usage)
             self._disk.link(source, target)

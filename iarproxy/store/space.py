@@ -2,6 +2,7 @@
 
 Rule 1: admission is decided before anything is fetched, where the size is known; it never grows past `max_size`.
 Rule 2: running ingests count with what they reserved: admission writes the reservation under the counter's lock.
+        One whose size nobody tells may take what was left when it began.
 Rule 3: blobs leave `reserve` bytes of the disk free; manifests and the ledger may use it, so that pins stay durable.
 Rule 4: the counter is a memory of what the folders say: lost or unreadable, it is counted anew.
 """
@@ -63,9 +64,11 @@ class Space:
             before = _parse(os.pread(fd, _WIDTH, 0))
             usage = before or self._scan()
             known = replace(before) if before else None
-            yield usage
-            if usage != known:
-                os.pwrite(fd, f"{usage.size} {usage.blobs}".ljust(_WIDTH - 1).encode() + b"\n", 0)
+            try:
+                yield usage
+            finally:
+                if usage != known:
+                    os.pwrite(fd, f"{usage.size} {usage.blobs}".ljust(_WIDTH - 1).encode() + b"\n", 0)
         finally:
             os.close(fd)
 
@@ -117,8 +120,9 @@ class Space:
         with os.scandir(self._layout.ingest) as entries:
             locks = [entry.path for entry in entries if entry.name.endswith(".lock") and entry.inode() != but]
         for path in locks:
-            reserved = _reserved(path)
-            written = _size(_part_of(path))
+            if _is_published(_part_of(path)):
+                continue  # counted as a blob already
+            reserved, written = _reserved(path), _size(_part_of(path))
             held += max(reserved, written)
             outstanding += max(0, reserved - written)
         return held, outstanding
@@ -162,6 +166,13 @@ def _reserved(path: str) -> int:
     finally:
         os.close(fd)
     return record.reserved if record else 0
+
+
+def _is_published(part: str) -> bool:
+    try:
+        return os.lstat(part).st_nlink > 1
+    except FileNotFoundError:
+        return False
 
 
 def _part_of(lock: str) -> str:

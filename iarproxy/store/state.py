@@ -74,7 +74,8 @@ class Failure:
         """What `error` says, as its nearest type that other processes know."""
         kind = next((base.__name__ for base in type(error).__mro__ if base.__name__ in _KINDS), "Unavailable")
         retry_after = error.retry_after if isinstance(error, Unavailable) else None
-        return cls(kind, str(error)[:_MESSAGE], retry_after, error.detail)
+        detail = {key: _clean(value) if isinstance(value, str) else value for key, value in error.detail.items()}
+        return cls(kind, _clean(str(error))[:_MESSAGE], retry_after, detail)
 
     def error(self) -> IarproxyError:
         """A fresh exception: one object raised in many tasks would pile up their tracebacks."""
@@ -119,6 +120,11 @@ class Record:
         found = orjson.loads(body)
         failure = Failure(**found["failure"]) if found["failure"] else None
         return cls(State(found["state"]), found["inode"], found["size"], found["reserved"], failure)
+
+
+def _clean(text: str) -> str:
+    """`text` as UTF-8 can carry it: names of files may hold lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
 
 
 class LockFile:

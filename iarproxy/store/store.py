@@ -24,7 +24,7 @@ from iarproxy.store.blobs import StoredBlob, find, read_all
 from iarproxy.store.claim import sweep
 from iarproxy.store.disk import Disk, OsDisk, translated
 from iarproxy.store.follow import Following, Ingest
-from iarproxy.store.layout import ServingLock, index_of, prepare, replace_file
+from iarproxy.store.layout import Election, ServingLock, index_of, prepare, replace_file
 from iarproxy.store.means import Means, Patience
 from iarproxy.store.publish import Press
 from iarproxy.store.space import Space
@@ -99,7 +99,9 @@ class Store:
         self = cls(root, identity, means, watch, now)
         try:
             self._sweep(LEFTOVERS_AGE)
-        except StoreUnavailable as error:
+            self._stats()  # counts the folders, where the counter is lost
+        except (OSError, StoreUnavailable) as error:
+            means.threads.close()
             raise ConfigError(f"store {root}: {error}") from error
         return self
 
@@ -211,9 +213,17 @@ class Store:
         Raises:
             ConfigError: another one serves it; names its process.
         """
-        lock = ServingLock(self.root / "serving.lock")
-        self._means.space.rebuild()
+        path = self.root / "serving.lock"
+        try:
+            lock = ServingLock(path)
+            self._means.space.rebuild()
+        except OSError as error:
+            raise ConfigError(f"{path}: {error.strerror}; check the store's permissions") from error
         return lock
+
+    def election(self, office: str) -> Election:
+        """The election, among all processes that have this store open, of who does the work of `office`."""
+        return Election(self.root / f"{office}.lock")
 
     async def sweep(self, older_than: timedelta = LEFTOVERS_AGE) -> int:
         """Remove what dead leaders left and nobody resumed for `older_than`; how many ingests were removed."""

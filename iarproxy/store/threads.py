@@ -31,6 +31,17 @@ class Threads:
         """Run `call` where work goes that may wait for the disk."""
         return await _hop(self._slow, lambda: call(*args, **kwargs))
 
+    async def obtain(self, call: Callable[[], T], give_back: Callable[[T], object]) -> T:
+        """Run `call`, quick work, for something that must be given back if the caller is cancelled meanwhile."""
+        got: list[T] = []
+        try:
+            await _hop(self.writers, lambda: got.append(call()))
+        except asyncio.CancelledError:
+            for it in got:
+                give_back(it)
+            raise
+        return got[0]
+
     def close(self) -> None:
         """End the threads; all work has been awaited by then."""
         self.writers.shutdown()

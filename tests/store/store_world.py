@@ -10,6 +10,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
 
 from iarproxy.errors import IarproxyError, UpstreamUnavailable
 from iarproxy.oci import Digest
@@ -36,7 +39,8 @@ class OneTransfer:
     async def chunks(self) -> AsyncIterator[bytes]:
         position = self.offset
         while position < self.stop:
-            await self.source.gate.wait()
+            if position >= self.source.hold:
+                await self.source.gate.wait()
             await asyncio.sleep(self.source.pause)
             chunk = self.source.data[position : min(self.stop, position + self.source.chunk)]
             position += len(chunk)
@@ -59,6 +63,7 @@ class Source:
     size: int | None = None  # a lie about the size
     ignores_range: bool = False
     refuses: IarproxyError | None = None
+    hold: int = 0  # from this byte on, chunks wait for the gate
     starts: list[int] = field(default_factory=list)
     sent: int = 0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -120,11 +125,19 @@ class FaultyDisk(OsDisk):
 async def body_of(following: Following) -> bytes:
     """All bytes, as a server would send them."""
     async with following as held:
-        taken = b""
+        taken = bytearray()
         while len(taken) < held.size:
             end = await held.readable(len(taken))
             taken += os.pread(held.fd, end - len(taken), len(taken))
-        return taken
+        return bytes(taken)
+
+
+async def read_on(held: Following) -> int:
+    """Wait for more and more, until nothing is left; how much there was."""
+    taken = 0
+    while taken < held.size:
+        taken = await held.readable(taken)
+    return taken
 
 
 def leftovers(store: Store) -> list[str]:
@@ -142,3 +155,24 @@ async def settled(store: Store) -> None:
 
 
 OpenStore = Callable[..., Awaitable[Store]]
+
+
+@pytest.fixture
+async def open_store(tmp_path: Path) -> AsyncIterator[OpenStore]:
+    """Opens stores on one folder, as several worker processes would; closes them at the end."""
+    opened: list[Store] = []
+
+    async def opener(**knobs: object) -> Store:
+        settings = {"max_size": 1000 * MIB, "reserve": 0, "patience": QUICK} | knobs
+        store = Store.open(tmp_path / "store", **settings)  # type: ignore[arg-type]  # each test knows its knobs
+        opened.append(store)
+        return store
+
+    yield opener
+    for store in opened:
+        await store.close()
+
+
+@pytest.fixture
+async def store(open_store: OpenStore) -> Store:
+    return await open_store()
