@@ -29,6 +29,7 @@ lint: $(VENV)/.testable
 
 types: $(VENV)/.testable
 	$(BIN)/mypy
+	@for each in tests/*/conftest.py; do $(BIN)/mypy --no-error-summary $$each || exit 1; done
 
 layers: $(VENV)/.testable
 	$(BIN)/lint-imports

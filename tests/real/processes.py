@@ -84,6 +84,9 @@ class Process:
             raise
         return self
 
+    def signal(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
     def kill(self) -> None:
         """End it and all its children at once, as a crash would."""
         with contextlib.suppress(ProcessLookupError):

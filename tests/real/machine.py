@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +72,14 @@ class Registry:
     def push(self, repository: str, tag: str, pushed: Image) -> Image:
         return push(self.port, repository, tag, pushed)
 
+    def delete(self, repository: str, digest: str) -> int:
+        return ask(self.port, f"/v2/{repository}/manifests/{digest}", "DELETE").status
+
+    def blob(self, digest: str) -> bytes:
+        """The bytes of a blob, read from the registry's disk, so that no request is counted."""
+        found = digest.removeprefix("sha256:")
+        return (self._folder / "data/docker/registry/v2/blobs/sha256" / found[:2] / found / "data").read_bytes()
+
     def requests(self, containing: str = "") -> list[str]:
         """`METHOD target` of every GET and HEAD that was answered so far, pings left out."""
         found = _ACCESS.finditer((self._folder / "registry.log").read_text(errors="replace"))
@@ -127,6 +137,15 @@ class Proxy:
     def kill(self) -> None:
         """`kill -9` of the arbiter and all workers."""
         self.process.kill()
+
+    def kill_worker(self, pid: int) -> None:
+        """`kill -9` of one worker."""
+        assert pid in self.workers
+        os.kill(pid, signal.SIGKILL)
+
+    def wait_for_other_workers(self, former: set[int], count: int = 1) -> None:
+        """Wait until none of `former` is left and at least `count` workers are there."""
+        until(lambda: not former & set(self.workers) and len(self.workers) >= count, "a change of workers")
 
     def leader(self) -> int:
         """The worker that writes an ingest just now."""
