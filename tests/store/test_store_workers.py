@@ -1,0 +1,167 @@
+"""Several worker processes on one store: one transfer for all, and a leader that is killed is succeeded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iarproxy.oci import Digest
+from iarproxy.store import Store
+from store_world import some_bytes
+
+WORKER = Path(__file__).with_name("store_worker.py")
+SIZE = 1024 * 1024
+SEEDS = 30
+SLACK = 6 * 16 * 1024  # chunks that a killed leader had taken from upstream and not yet written
+
+
+class Worker:
+    """A `store_worker` process."""
+
+    def __init__(self, root: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, WORKER, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.answer() == "ready"
+
+    def order(self, **order: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> Any:
+        assert self.process.stdout is not None
+        return json.loads(self.process.stdout.readline())
+
+    def end(self, *, kill: bool = False) -> None:
+        if kill:
+            self.process.kill()
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(20)
+        self.process.stdout.close()
+
+
+class Upstream:
+    """One blob that all workers may fetch, and the log of what they fetched."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        data = some_bytes(SIZE, seed)
+        self.path, self.log = folder / f"{seed}.blob", folder / f"{seed}.log"
+        self.path.write_bytes(data)
+        self.log.touch()
+        self.digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+    def order(self, **more: Any) -> dict[str, Any]:
+        asked = {"digest": self.digest, "size": SIZE, "path": str(self.path), "log": str(self.log)}
+        return asked | {"followers": 5, "spread": 0.005, "pause": 0.001} | more
+
+    @property
+    def starts(self) -> list[int]:
+        return [int(line.split()[1]) for line in self.log.read_text().splitlines() if line.startswith("start")]
+
+    @property
+    def fetched(self) -> int:
+        return sum(int(line) for line in self.log.read_text().splitlines() if not line.startswith("start"))
+
+    def await_bytes(self, count: int) -> None:
+        give_up = time.monotonic() + 10
+        while self.fetched < count:
+            assert time.monotonic() < give_up
+            time.sleep(0.001)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def steady(root: Path) -> Iterator[Worker]:
+    """A worker that lives through the test."""
+    worker = Worker(root)
+    yield worker
+    worker.end()
+
+
+def test_two_workers_many_followers_one_transfer(root: Path, steady: Worker, tmp_path: Path) -> None:
+    """Sixty followers of two processes, joining over time, make one transfer of exactly the blob."""
+    upstream = Upstream(tmp_path, 1)
+    other = Worker(root)
+    for worker in (steady, other):
+        worker.order(**upstream.order(followers=30))
+    bodies = steady.answer() + other.answer()
+    other.end()
+    assert set(bodies) == {upstream.digest.removeprefix("sha256:")}
+    assert upstream.starts == [0]
+    assert upstream.fetched == SIZE
+    assert list((root / "ingest").iterdir()) == []
+
+
+def test_a_killed_leader_is_succeeded(root: Path, steady: Worker, tmp_path: Path) -> None:
+    """Whenever the leading process is killed: all bodies of the other one are right, nothing is fetched twice but the
+    bytes that the dead one had not written, and no ingest file is left.
+    """
+    wrong = []
+    for seed in range(SEEDS):
+        upstream, chance = Upstream(tmp_path, seed), random.Random(seed)
+        leader = Worker(root)
+        leader.order(**upstream.order(followers=2))
+        upstream.await_bytes(1)
+        steady.order(**upstream.order())
+        upstream.await_bytes(chance.randrange(SIZE))
+        time.sleep(chance.random() * 0.02)
+        leader.end(kill=True)
+        bodies = set(steady.answer())
+        left = [path.name for path in (root / "ingest").iterdir()]
+        if bodies != {upstream.digest.removeprefix("sha256:")} or upstream.fetched > SIZE + SLACK or left:
+            wrong.append((seed, bodies, upstream.starts, upstream.fetched, left))
+    assert wrong == []
+
+
+def test_killed_before_anybody_else_asked(root: Path, tmp_path: Path) -> None:
+    """With nobody left to take over, the next process resumes what is there."""
+    upstream = Upstream(tmp_path, 1)
+    first = Worker(root)
+    first.order(**upstream.order())
+    upstream.await_bytes(SIZE // 2)
+    first.end(kill=True)
+    second = Worker(root)
+    second.order(**upstream.order())
+    bodies = second.answer()
+    second.end()
+    assert set(bodies) == {upstream.digest.removeprefix("sha256:")}
+    assert upstream.starts[0] == 0
+    assert upstream.starts[1] > 0
+    assert upstream.fetched <= SIZE + SLACK
+    assert list((root / "ingest").iterdir()) == []
+
+
+async def test_all_blobs_are_sound_after_the_kills(root: Path, steady: Worker, tmp_path: Path) -> None:
+    """Three processes, two of them killed in turn, on four blobs at once: every final name holds its bytes."""
+    upstreams = [Upstream(tmp_path, seed) for seed in range(4)]
+    for upstream in upstreams:
+        doomed = [Worker(root) for _ in range(2)]
+        for worker in (*doomed, steady):
+            worker.order(**upstream.order(followers=2))
+        for number, worker in enumerate(doomed):
+            upstream.await_bytes(SIZE * (number + 1) // 3)
+            worker.end(kill=True)
+        assert set(steady.answer()) == {upstream.digest.removeprefix("sha256:")}
+    store = Store.open(root, max_size=10**9)
+    for upstream in upstreams:
+        digest = Digest.parse(upstream.digest)
+        assert await store.read(digest, SIZE) == upstream.path.read_bytes()
+    assert (await store.stats()).ingests == 0
+    assert (await store.stats()).bytes == 4 * SIZE
+    await store.close()
