@@ -208,6 +208,10 @@ class Ledger:
         entries = await self._thread.read(partial(journal.entries_after, serial=after, limit=limit))
         return [entry.event() for entry in entries]
 
+    async def serial(self) -> int:
+        """The serial of the journal's last event: it moves whenever a pin or a drift state does."""
+        return (await self._thread.read(journal.last)).serial
+
     async def tags_of(self, repository: Repository) -> list[str]:
         """The pinned and followed tags of a repository, sorted."""
 

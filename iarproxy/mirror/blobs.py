@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from iarproxy.errors import Refused, StoreFull, UnknownBlob, UpstreamUnavailable
+from iarproxy.errors import Refused, StoreFull, StoreUnavailable, UnknownBlob, UpstreamUnavailable
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import BlobBody
 from iarproxy.mirror.bodies import CachedBody, GrowingBody, RelayedBody
@@ -77,7 +77,7 @@ class Blobs:
         """Bring the blob into the store; True when it had to be fetched. `advanced` is told the bytes at hand.
 
         Raises:
-            StoreFull: there is no room for it.
+            StoreUnavailable: there is no room for it, or the disk fails.
             Refused, Unavailable: upstream does not give it.
         """
         if self._store.find(descriptor.digest) is not None:
@@ -89,6 +89,8 @@ class Blobs:
             while position < following.size:
                 position = await following.readable(position)
                 advanced(position)
+            if not await following.kept():
+                raise StoreUnavailable(f"{descriptor.digest} arrived, but the disk did not keep it; see the log")
         return True
 
     async def small(self, repository: Repository, descriptor: Descriptor) -> bytes:

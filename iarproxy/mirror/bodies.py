@@ -62,7 +62,7 @@ class GrowingBody:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        await self._following.__aexit__(*error)
+        await self._following.__aexit__(None, None, None)
 
     async def spans(self, start: int, stop: int) -> AsyncIterator[FileSpan | bytes]:
         """What has been written, as it is written."""

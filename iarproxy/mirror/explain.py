@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import assert_never
 
 from iarproxy.errors import UnknownManifest
 from iarproxy.ledger import DriftState, Ledger, Pin
@@ -60,16 +61,17 @@ class Explain:
         drift = self._ledger.peek_drift(reference) if isinstance(reference, TagReference) else None
         digest = await self._digest(reference, pin, rule)
         held = await self._holding.of(digest) if digest else Held.NONE
+        upstream = self._urls.get(reference.repository.registry)
         return Explanation(
             reference=reference,
-            upstream=self._urls.get(reference.repository.registry),
+            upstream=upstream,
             rule=rule,
             pin=pin,
             drift=drift,
             digest=digest,
             held=held,
             platforms=await self._platforms(digest),
-            outcome=_outcome(reference.repository.registry in self._urls, rule, pin, drift, held),
+            outcome=_outcome(upstream, rule, pin, drift, held),
         )
 
     async def _digest(self, reference: Reference, pin: Pin | None, rule: TagRule | None) -> Digest | None:
@@ -88,23 +90,27 @@ class Explain:
         return tuple(str(child.platform) for child in manifest.children if child.platform) if manifest else ()
 
 
-def _outcome(known: bool, rule: TagRule | None, pin: Pin | None, drift: DriftState | None, held: Held) -> str:  # noqa: FBT001  # one fact among five
-    if not known:
+def _outcome(upstream: str | None, rule: TagRule | None, pin: Pin | None, drift: DriftState | None, held: Held) -> str:
+    if upstream is None:
         return "404: the registry is not one of the configured upstreams"
     if rule is None:
-        return "the content of that digest, verified" + (
-            "" if held is not Held.NONE else ", once fetched from upstream"
-        )
+        return "the content of that digest, verified" + (", once fetched" if held is Held.NONE else "")
     match rule.mode:
         case Mode.REFUSE:
             return f"403: refused by the rule {rule.match.text}"
         case Mode.FOLLOW:
             return "what upstream says, at most the time to live old"
-        case Mode.PIN if pin is None:
-            return "the first pull pins it to what upstream offers then"
-        case Mode.PIN if drift is None or drift.verdict == "steady":
-            return "the pinned digest"
-        case Mode.PIN if rule.on_drift is OnDrift.DENY and drift.offered is not None:
-            return "403: upstream moved the tag, and on_drift is deny"
+        case Mode.PIN:
+            return _pinned_outcome(rule, pin, drift)
         case _:
-            return f"the pinned digest, with a Warning header: upstream says {drift.verdict if drift else 'nothing'}"
+            assert_never(rule.mode)
+
+
+def _pinned_outcome(rule: TagRule, pin: Pin | None, drift: DriftState | None) -> str:
+    if pin is None:
+        return "the first pull pins it to what upstream offers then"
+    if drift is None or drift.verdict == "steady":
+        return "the pinned digest"
+    if rule.on_drift is OnDrift.DENY and drift.offered is not None:
+        return "403: upstream moved the tag, and on_drift is deny"
+    return f"the pinned digest, with a Warning header: upstream's tag has {drift.verdict}"

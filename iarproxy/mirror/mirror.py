@@ -60,7 +60,8 @@ class Mirror:
         self._listings = Listings(store, ledger, upstreams, self._manifests)
         self.holding = Holding(store, self._manifests, self._blobs, platforms)
         self.warm = Warm(self._manifests, self._blobs, self.holding)
-        self.explain = Explain(ledger, self._manifests, self.holding, rules, upstreams.urls)
+        urls = {name: str(upstreams[name].url) for name in upstreams.names}
+        self.explain = Explain(ledger, self._manifests, self.holding, rules, urls)
         self.drift = DriftWatch(
             ledger=ledger,
             upstreams=upstreams,
@@ -84,7 +85,7 @@ class Mirror:
         """The manifest that a client gets; see `Manifests.answer`."""
         return await self._manifests.answer(repository, wanted)
 
-    def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
+    async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
         """The blob, to be entered and sent; see `Blobs.open`."""
         return self._blobs.open(repository, digest)
 

@@ -1,0 +1,132 @@
+"""The command line: every command in one place, and how each ends.
+
+Rule 1: an error is one line on standard error that names what, where and the remedy; never a traceback.
+Rule 2: the exit code says which kind it was; `output.Exit` lists them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import structlog
+import typer
+
+from iarproxy import __version__
+from iarproxy import config as configuration
+from iarproxy.cli import demo as demo_command
+from iarproxy.cli import drift, inspect, ledger, pins, serve
+from iarproxy.cli.output import Exit, out, print_error, print_json
+from iarproxy.errors import Refused, Unavailable
+
+app = typer.Typer(
+    help="A pull-through mirror for OCI registries that pins every tag and refuses upstream drift, loudly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(serve.serve)
+app.add_typer(pins.app, name="pins")
+app.add_typer(drift.app, name="drift")
+app.command()(inspect.explain)
+app.command()(inspect.pull)
+app.add_typer(inspect.store_app, name="store")
+app.add_typer(ledger.app, name="ledger")
+app.command()(demo_command.demo)
+
+
+def _version(wanted: bool) -> None:  # typer calls it with the option's value
+    if wanted:
+        out.print(f"iarproxy {__version__}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("check-config")
+def check_config(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="None: the file that `serve` would read.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
+) -> None:
+    """Read a configuration as `serve` would, and print what it means; nothing is started."""
+    settings = configuration.load(file, os.environ)
+    if json:
+        print_json(settings.model_dump(mode="json", exclude={"tags"}) | {"tags": [str(tag) for tag in settings.tags]})
+        return
+    out.print(f"{settings.source or 'built-in defaults'}: ok", markup=False)
+    out.print(f"  listens on  {', '.join(settings.server.listen)}; admin on {settings.admin.listen}", markup=False)
+    out.print(f"  store       {settings.store.path}", markup=False)
+    for name, upstream in settings.upstreams.items():
+        out.print(f"  upstream    {name} at {upstream.url}", markup=False)
+    for rule in settings.rules:
+        out.print(f"  tags        {rule.match.text}: {rule.mode}, on drift {rule.on_drift}", markup=False)
+
+
+def configure_logging(*, plain: bool) -> None:
+    """Events go to standard error: readable on a terminal, else a JSON object a line."""
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if plain else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line; the exit code."""
+    configure_logging(plain=sys.stderr.isatty())
+    try:
+        return int(app(arguments, standalone_mode=False, prog_name="iarproxy") or Exit.DONE)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.UsageError as error:
+        error.show()
+        return Exit.USAGE
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the edge of the program: it ends as one line
+        return _tell(error)
+
+
+def _tell(error: BaseException) -> Exit:
+    """One line for what ended a command, and the exit code that goes with it."""
+    match error:
+        case BrokenPipeError():
+            return Exit.DONE
+        case KeyboardInterrupt() | click.Abort():
+            code, line = Exit.INTERRUPTED, "interrupted; what was complete is kept"
+        case Refused():
+            code, line = Exit.REFUSED, str(error)
+        case Unavailable():
+            code, line = Exit.UNAVAILABLE, str(error)
+        case _:
+            structlog.get_logger("iarproxy").error("internal error", exc_info=error)
+            code, line = Exit.INTERNAL, f"internal error: {type(error).__name__}: {error}; please report it"
+    print_error(line)
+    return code

@@ -1,0 +1,85 @@
+"""Options and arguments that several commands share, and how their texts become values."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from iarproxy import config as configuration
+from iarproxy.cli.wiring import Rooms, become_owner, open_rooms
+from iarproxy.config import Config
+from iarproxy.errors import Malformed
+from iarproxy.oci import Digest, Platform, Reference, TagReference, parse_reference
+
+T = TypeVar("T")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Configuration file; see also IARPROXY_CONFIG.", show_default=False),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+ReferenceArgument = Annotated[
+    str, typer.Argument(metavar="REF", help="[REGISTRY/]REPOSITORY[:TAG][@DIGEST], for example ghcr.io/org/app:1.2")
+]
+
+
+def load(chosen: Path | None) -> Config:
+    """The configuration of this machine."""
+    return configuration.load(chosen, os.environ)
+
+
+def run(chosen: Path | None, command: Callable[[Rooms], Awaitable[T]]) -> T:
+    """Run a command over opened rooms, as the store's owner.
+
+    Raises:
+        ConfigError: the configuration or the store does not allow it.
+    """
+    config = load(chosen)
+    become_owner(config.store.path)
+
+    async def inside() -> T:
+        async with open_rooms(config) as rooms:
+            return await command(rooms)
+
+    return asyncio.run(inside())
+
+
+def reference(text: str) -> Reference:
+    """The reference that a person wrote.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    try:
+        return parse_reference(text)
+    except Malformed as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def tag_reference(text: str) -> TagReference:
+    """As `reference`, but only a tag will do."""
+    parsed = reference(text)
+    if not isinstance(parsed, TagReference):
+        raise typer.BadParameter(f"{text}: give a tag, not a digest; only tags are pinned")
+    return parsed
+
+
+def digest(text: str) -> Digest:
+    """The digest that a person wrote."""
+    try:
+        return Digest.parse(text)
+    except Malformed as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def platforms(texts: list[str]) -> list[Platform]:
+    """The platforms that a person wrote; `all` and nothing mean all of them."""
+    try:
+        return [Platform.parse(text) for text in texts if text != "all"]
+    except Malformed as error:
+        raise typer.BadParameter(str(error)) from error

@@ -1,0 +1,75 @@
+"""What commands print: tables for people, JSON for scripts, one line for an error; and the exit codes.
+
+Exit codes (design section 6): 0 done, 1 refused or failed, 2 usage, 3 found something with `--exit-code`,
+4 unavailable, 70 internal error.
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, NoReturn
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Exit(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    REFUSED = 1
+    USAGE = 2
+    FOUND = 3
+    UNAVAILABLE = 4
+    INTERNAL = 70
+    INTERRUPTED = 130  # as shells report SIGINT
+
+
+def print_json(value: Any) -> None:
+    """The value as one JSON document; times in RFC 3339, everything else that is no JSON by its text."""
+    sys.stdout.buffer.write(orjson.dumps(value, default=str, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    sys.stdout.buffer.flush()
+
+
+def print_table(columns: list[str], rows: list[list[str]], *, empty: str) -> None:
+    """The rows as a table, or one sentence where there are none."""
+    if not rows:
+        out.print(empty, markup=False)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
+def print_error(message: str) -> None:
+    """One line on standard error."""
+    err.print(f"iarproxy: {message}".replace("\n", " "), markup=False)
+
+
+def stop(code: Exit) -> NoReturn:
+    """End the command with an exit code of its own."""
+    raise SystemExit(int(code))
+
+
+def when(moment: datetime) -> str:
+    """A moment as people read it, in UTC and to the second."""
+    return moment.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def as_bytes(count: int) -> str:
+    """A number of bytes in binary units."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024:  # noqa: PLR2004  # the step between two units
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"

@@ -1,0 +1,193 @@
+"""`iarproxy pins`: what is pinned, since when, and the deliberate change of a pin."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from iarproxy.cli.options import ConfigOption, JsonOption, ReferenceArgument, digest, run, tag_reference
+from iarproxy.cli.output import Exit, out, print_error, print_json, print_table, stop, when
+from iarproxy.cli.wiring import Rooms, kernel_actor
+from iarproxy.errors import StoreFull, UnknownManifest
+from iarproxy.ledger import Damage, DriftState, Event, Pin
+from iarproxy.mirror.drift import describe
+from iarproxy.mirror.holding import Held
+from iarproxy.oci import TagReference
+from iarproxy.trust import Pattern
+
+app = typer.Typer(help="What is pinned, and the deliberate change of a pin.", no_args_is_help=True)
+
+_PAGE = 1000
+
+
+async def all_pins(rooms: Rooms) -> list[Pin]:
+    """Every current pin, sorted by its reference."""
+    found: list[Pin] = []
+    while page := await rooms.ledger.pins(after=found[-1].reference if found else None, limit=_PAGE):
+        found += page
+    return found
+
+
+def pin_as_json(pin: Pin, drift: DriftState | None, held: Held) -> dict[str, Any]:
+    """A pin with its standing, for scripts."""
+    return {
+        "reference": str(pin.reference),
+        "descriptor": describe(pin.descriptor),
+        "pinned_at": pin.pinned_at,
+        "source": pin.source,
+        "revision": pin.revision,
+        "held": held.value,
+        "drift": drift_as_json(drift),
+    }
+
+
+def drift_as_json(drift: DriftState | None) -> dict[str, Any] | None:
+    """What the last check of a pin found; None: it was never checked."""
+    if drift is None:
+        return None
+    return {
+        "verdict": drift.verdict,
+        "offered": describe(drift.offered) if drift.offered else None,
+        "first_seen": drift.first_seen,
+        "checked_at": drift.checked_at,
+    }
+
+
+@app.command("list")
+def list_pins(
+    match: Annotated[str, typer.Argument(help="Only references that fit, for example 'docker.io/library/*'.")] = "**",
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """List pins: tag, digest, since when, how much of it is held, what upstream offers."""
+    pattern = Pattern(match)
+
+    async def command(rooms: Rooms) -> tuple[list[tuple[Pin, DriftState | None, Held]], list[Damage]]:
+        found = [pin for pin in await all_pins(rooms) if pattern.matches(pin.reference)]
+        return [await _standing(rooms, pin) for pin in found], rooms.ledger.damaged()
+
+    rows, damaged = run(config, command)
+    if json:
+        print_json({"pins": [pin_as_json(*row) for row in rows], "damaged": [each.reference for each in damaged]})
+    else:
+        print_table(
+            ["REFERENCE", "DIGEST", "PINNED", "HELD", "UPSTREAM"],
+            [
+                [str(pin.reference), pin.descriptor.digest.short, when(pin.pinned_at), held.value, _verdict(drift)]
+                for pin, drift, held in rows
+            ],
+            empty="Nothing is pinned yet: the first pull of a tag pins it.",
+        )
+    for each in damaged:
+        print_error(f"{each.reference}: not served, {each.reason}")
+    if damaged:
+        stop(Exit.UNAVAILABLE)
+
+
+async def _standing(rooms: Rooms, pin: Pin) -> tuple[Pin, DriftState | None, Held]:
+    await rooms.ledger.pin_of(pin.reference)  # brings its drift state into memory
+    return pin, rooms.ledger.peek_drift(pin.reference), await rooms.mirror.holding.of(pin.descriptor.digest)
+
+
+def _verdict(drift: DriftState | None) -> str:
+    return "not checked" if drift is None else str(drift.verdict)
+
+
+@app.command()
+def show(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Show one pin."""
+    wanted = tag_reference(ref)
+
+    async def command(rooms: Rooms) -> dict[str, Any]:
+        pin = await _pin(rooms, wanted)
+        return pin_as_json(pin, rooms.ledger.peek_drift(wanted), await rooms.mirror.holding.of(pin.descriptor.digest))
+
+    shown = run(config, command)
+    if json:
+        print_json(shown)
+        return
+    for key, value in shown.items():
+        out.print(f"{key:>10}  {_plain(value)}", markup=False)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner is not None)
+    return "never checked" if value is None else str(value)
+
+
+async def _pin(rooms: Rooms, reference: TagReference) -> Pin:
+    pin = await rooms.ledger.pin_of(reference)
+    if pin is None:
+        raise UnknownManifest(f"{reference} is not pinned; `iarproxy pins list` shows what is")
+    return pin
+
+
+@app.command()
+def history(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
+    """Show everything the journal knows of a tag: who pinned, what drifted, who changed it and why."""
+    wanted = tag_reference(ref)
+
+    async def command(rooms: Rooms) -> list[Event]:
+        return await rooms.ledger.history(wanted)
+
+    events = run(config, command)
+    if json:
+        print_json([event_as_json(event) for event in events])
+        return
+    print_table(
+        ["SERIAL", "WHEN", "WHAT", "BY", "DETAIL"],
+        [[str(e.serial), when(e.at), e.kind.value, e.actor, e.reason or _digests(e.body)] for e in events],
+        empty=f"The journal knows nothing of {wanted}.",
+    )
+
+
+def event_as_json(event: Event) -> dict[str, Any]:
+    """An event of the journal, for scripts."""
+    return {
+        "serial": event.serial,
+        "at": event.at,
+        "kind": event.kind.value,
+        "reference": str(event.reference) if event.reference else None,
+        "actor": event.actor,
+        "reason": event.reason,
+        "body": event.body,
+        "hash": event.hash,
+    }
+
+
+def _digests(body: dict[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in body.items() if isinstance(value, str) and "sha" in value)
+
+
+@app.command()
+def repin(
+    ref: ReferenceArgument,
+    old: Annotated[str, typer.Option("--from", metavar="DIGEST", help="The digest that is pinned now.")],
+    new: Annotated[str, typer.Option("--to", metavar="DIGEST", help="The digest that clients shall get.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the journal with your name.")],
+    config: ConfigOption = None,
+) -> None:
+    """Change a pin on purpose. Refused unless the tag is pinned to exactly the digest you name with --from."""
+    wanted, before, after = tag_reference(ref), digest(old), digest(new)
+    if not reason.strip():
+        raise typer.BadParameter("--reason is empty; say why, the journal keeps it")
+    actor = kernel_actor()
+
+    async def command(rooms: Rooms) -> Pin:
+        await _pin(rooms, wanted)
+        answer = await rooms.mirror.manifest(wanted.repository, after)
+        if rooms.store.find(after) is None:
+            raise StoreFull(f"{after} cannot be kept: the disk is full; a pin needs its manifest on disk")
+        return await rooms.ledger.repin(
+            wanted,
+            before,
+            answer.descriptor,
+            reason=reason.strip(),
+            actor=actor,
+            source=rooms.upstreams[wanted.repository.registry].source,
+        )
+
+    pin = run(config, command)
+    out.print(f"{pin.reference} is now pinned to {pin.descriptor.digest} (was {before}), by {actor}", markup=False)

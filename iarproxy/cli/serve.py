@@ -1,0 +1,120 @@
+"""`iarproxy serve`: everything that a worker is made of, and the checks that come before the first one.
+
+Rule 1: what would keep a worker from starting is found before any is started, and said in one line.
+Rule 2: workers open their own rooms, after the fork, inside their loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+from collections.abc import Callable
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+
+import structlog
+
+from iarproxy.cli.options import ConfigOption, load
+from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of
+from iarproxy.config import Config
+from iarproxy.metrics import Metrics
+from iarproxy.mirror.chores import Chores
+from iarproxy.mirror.drift import Checked
+from iarproxy.server import access
+from iarproxy.server.admin import AdminFace
+from iarproxy.server.faces import Faces, ServeSettings, WorkerContext
+from iarproxy.server.registry import RegistryFace
+from iarproxy.server.sending import Pace
+from iarproxy.server.supervisor import serve as supervise
+from iarproxy.store import ServingLock, Store
+
+log = structlog.get_logger("iarproxy.serve")
+
+
+def serve(config: ConfigOption = None) -> None:
+    """Serve. With no configuration: 127.0.0.1:5000, the usual upstreams, the store in your data folder."""
+    settings = load(config)
+    become_owner(settings.store.path)
+    log.info("configuration", file=str(settings.source or "built-in defaults"), store=str(settings.store.path))
+    lock = asyncio.run(_check(settings))
+    with closing(lock), tempfile.TemporaryDirectory(prefix="iarproxy-metrics-") as folder:
+        code = supervise(serve_settings(settings, Path(folder)), build, lambda: _again(config, Path(folder), settings))
+    raise SystemExit(code)
+
+
+async def _check(config: Config) -> ServingLock:
+    """Open everything once and close it again, but for the lock that refuses a second `serve` on the store."""
+    store = Store.open(config.store.path, max_size=config.store.max_size)
+    try:
+        lock = store.lock_for_serving()
+    finally:
+        await store.close()
+    try:
+        async with open_rooms(config):
+            return lock
+    except BaseException:
+        lock.close()
+        raise
+
+
+def serve_settings(config: Config, metrics: Path) -> ServeSettings:
+    """What the supervisor has to know of the configuration."""
+    return ServeSettings(
+        listen=config.server.listen,
+        admin=config.admin.listen,
+        probes=config.admin.probes,
+        workers=config.server.workers,
+        graceful_timeout=config.server.graceful_timeout.total_seconds(),
+        metrics_dir=metrics,
+        config=config,
+    )
+
+
+def _again(chosen: Path | None, metrics: Path, before: Config) -> ServeSettings:
+    """The configuration on SIGHUP; the store cannot change under a running `serve`."""
+    config = load(chosen)
+    if (config.store.path, config.ledger_path) != (before.store.path, before.ledger_path):
+        log.warning("store.path and ledger.url need a restart; the old ones are used on")
+        config = config.model_copy(update={"store": before.store, "ledger": before.ledger})
+    return serve_settings(config, metrics)
+
+
+async def build(context: WorkerContext) -> Faces:
+    """The faces of one worker."""
+    config: Config = context.settings.config
+    async with AsyncExitStack() as stack:
+        metrics = Metrics.open(context.settings.metrics_dir)
+        rooms = await stack.enter_async_context(open_rooms(config, os.environ, on_verdict=_counted(metrics)))
+        elected = rooms.store.election("chores")
+        stack.callback(elected.close)
+        chores = Chores(rooms.store, rooms.ledger, rooms.mirror.drift, elected)
+        stack.push_async_callback(chores.close)
+        registry = RegistryFace(
+            rooms.mirror,
+            routes_of(config),
+            pace=Pace(window=config.server.stall_timeout.total_seconds()),
+            log=access.structlog_sink() if config.server.access_log else None,
+            count=metrics,
+        )
+        admin = AdminFace(rooms, metrics, leaving=context.leaving)
+        chores.start(config.drift.interval)
+        return Faces(
+            registry=registry.on,
+            admin=admin.application(),
+            probes=admin.probes(),
+            beat=lambda: _beat(rooms),
+            close=stack.pop_all().aclose,
+        )
+
+
+async def _beat(rooms: Rooms) -> None:
+    await rooms.store.stats()
+
+
+def _counted(metrics: Metrics) -> Callable[[Checked], None]:
+    def count(checked: Checked) -> None:
+        upstream = checked.pin.reference.repository.registry
+        metrics.drifts.labels(upstream, type(checked.verdict).__name__.lower()).inc()
+
+    return count

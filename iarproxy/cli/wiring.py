@@ -1,0 +1,127 @@
+"""Wiring: the one place where rooms are opened and handed to each other.
+
+Rule 1: a process that starts as root becomes the store's owner before it opens anything in the store.
+Rule 2: what was opened is closed, in reverse order, however the command ends.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from iarproxy.config import Config
+from iarproxy.errors import ConfigError
+from iarproxy.ledger import Ledger
+from iarproxy.mirror.drift import Checked
+from iarproxy.mirror.mirror import Mirror
+from iarproxy.oci.routing import Routes
+from iarproxy.store import Store
+from iarproxy.upstream import Upstreams
+
+_NOBODY = 2**32 - 1  # what the kernel says for a process that nobody logged in to start
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """Everything that a command works with."""
+
+    config: Config
+    store: Store
+    ledger: Ledger
+    upstreams: Upstreams
+    mirror: Mirror
+
+
+def kernel_actor() -> str:
+    """Who acts, as the kernel reports it: the user who logged in, where known, else the process's user."""
+    uid = os.getuid()
+    try:
+        login = int(Path("/proc/self/loginuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        login = _NOBODY
+    return _user(uid) if login in (_NOBODY, uid) else f"{_user(login)} as {_user(uid)}"
+
+
+def _user(uid: int) -> str:
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
+
+
+def become_owner(path: Path) -> None:
+    """Give up root for the owner of the store, for good; nothing happens for others, or before the store exists.
+
+    Raises:
+        ConfigError: the store cannot be looked at.
+    """
+    try:
+        owner = path.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; run as the owner of the store, or choose another store.path"
+        ) from error
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    os.setgroups([])
+    os.setgid(owner.st_gid)
+    os.setuid(owner.st_uid)
+
+
+def runtime_folder(store: Store, environment: Mapping[str, str]) -> Path:
+    """Where rebuildable metadata of upstreams lies: systemd's runtime directory, else the user's cache folder."""
+    given = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    root = Path(given) if given else platformdirs.user_cache_path("iarproxy")
+    return root / store.identity
+
+
+def routes_of(config: Config) -> Routes:
+    """How requests find their upstream."""
+    bindings = {address.lower(): upstream for address, upstream in config.server.bind.items()}
+    own = {address.lower() for address in config.server.listen if not address.startswith("unix:")}
+    own |= {f"localhost:{address.rpartition(':')[2]}" for address in own}
+    return Routes(frozenset(config.upstreams), config.default_upstream, bindings, frozenset(own))
+
+
+@asynccontextmanager
+async def open_rooms(
+    config: Config,
+    environment: Mapping[str, str] = os.environ,
+    on_verdict: Callable[[Checked], None] = lambda _: None,
+) -> AsyncIterator[Rooms]:
+    """Open store, ledger and upstreams, and the mirror over them.
+
+    Args:
+        config: what to open.
+        environment: of the process; only systemd's RUNTIME_DIRECTORY is read.
+        on_verdict: is told each verdict on a pin.
+
+    Raises:
+        ConfigError: one of them cannot be used as it is; the message says what to do.
+    """
+    async with AsyncExitStack() as stack:
+        store = Store.open(config.store.path, max_size=config.store.max_size)
+        stack.push_async_callback(store.close)
+        ledger = await Ledger.open(config.ledger_path, store_identity=store.identity, store_is_empty=store.is_empty())
+        stack.push_async_callback(ledger.close)
+        upstreams = await Upstreams.open(config.upstreams, cache_dir=runtime_folder(store, environment))
+        stack.push_async_callback(upstreams.close)
+        mirror = Mirror(
+            store=store,
+            ledger=ledger,
+            upstreams=upstreams,
+            rules=config.rules,
+            platforms=config.pins.platforms,
+            private=any(each.has_credentials for each in config.upstreams.values()),
+            on_verdict=on_verdict,
+        )
+        stack.push_async_callback(mirror.close)
+        yield Rooms(config, store, ledger, upstreams, mirror)

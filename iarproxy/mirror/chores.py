@@ -1,0 +1,77 @@
+"""What one process of a `serve` does beside answering: watch drift, keep index.json, sweep what dead leaders left.
+
+Rule 1: every worker runs the chores, but only the one that is elected does them; when it dies another one is.
+Rule 2: a chore that fails is logged and tried again at its next turn; it never ends the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import structlog
+
+from iarproxy.errors import IarproxyError
+from iarproxy.ledger import Ledger, Pin
+from iarproxy.mirror.drift import DriftWatch
+from iarproxy.store import Store
+
+log = structlog.get_logger("iarproxy.chores")
+
+_INDEX_EVERY = 5.0  # seconds
+_SWEEP_EVERY = 600.0  # seconds
+_INDEX_AT_MOST = 10_000  # pins; beyond it index.json is left to exports
+_PAGE = 1000
+
+
+class Chores:
+    """The background work of one worker."""
+
+    def __init__(self, store: Store, ledger: Ledger, drift: DriftWatch, elected: Callable[[], bool]) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._drift = drift
+        self._elected = elected
+        self._indexed = -1
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, drift_interval: timedelta) -> None:
+        """Start them; an interval of zero leaves the drift watch off."""
+        work = [self._for_ever(self._index, _INDEX_EVERY), self._for_ever(self._sweep, _SWEEP_EVERY)]
+        if drift_interval:
+            work.append(self._drift.patrol(drift_interval, self._elected))
+        self._tasks = [asyncio.create_task(each, name=f"chore {number}") for number, each in enumerate(work)]
+
+    async def close(self) -> None:
+        """Stop them."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _for_ever(self, chore: Callable[[], Awaitable[None]], every: float) -> None:
+        while True:
+            await asyncio.sleep(every)
+            try:
+                if self._elected():
+                    await chore()
+            except IarproxyError as error:
+                log.warning("chore failed", chore=chore.__name__.strip("_"), reason=str(error))
+
+    async def _sweep(self) -> None:
+        removed = await self._store.sweep()
+        if removed:
+            log.info("swept", ingests=removed)
+
+    async def _index(self) -> None:
+        """Name the pinned manifests in index.json, so that any OCI tool can read the store as a layout."""
+        serial = await self._ledger.serial()
+        if serial == self._indexed:
+            return
+        pins: list[Pin] = []
+        while len(pins) < _INDEX_AT_MOST and (
+            page := await self._ledger.pins(after=pins[-1].reference if pins else None, limit=_PAGE)
+        ):
+            pins += page
+        await asyncio.to_thread(self._store.write_index, [(str(pin.reference), pin.descriptor) for pin in pins])
+        self._indexed = serial
