@@ -9,11 +9,12 @@ Rule 3: metrics never fail what they measure.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -30,7 +31,6 @@ class Metrics:
         drifts: verdicts of the background checks, by `upstream` and `verdict`.
         upstream: answers of upstreams, by `upstream` and `outcome` (2xx, 4xx, 5xx, timeout, wrong, unavailable).
         fetched: bytes received from upstreams, by `upstream`.
-        drifted: pinned tags that upstream drifted from, by the last check of any worker.
     """
 
     registry: CollectorRegistry
@@ -42,7 +42,6 @@ class Metrics:
     drifts: Counter
     upstream: Counter
     fetched: Counter
-    drifted: Gauge
 
     @classmethod
     def open(cls, folder: Path | None) -> Metrics:
@@ -65,7 +64,6 @@ class Metrics:
             drifts=Counter("iarproxy_drift_checks", "Verdicts on pinned tags.", ["upstream", "verdict"], registry=own),
             upstream=Counter("iarproxy_upstream_answers", "Upstreams' answers.", ["upstream", "outcome"], registry=own),
             fetched=Counter("iarproxy_fetched_bytes", "Bytes from upstreams.", ["upstream"], registry=own),
-            drifted=Gauge("iarproxy_drifted_tags", "Tags under drift.", registry=own, multiprocess_mode="mostrecent"),
         )
 
     def answered(
@@ -76,13 +74,14 @@ class Metrics:
         self.sent.labels(kind).inc(sent)
         self.seconds.labels(kind).observe(seconds)
 
-    def render(self) -> bytes:
-        """All workers' counters as text."""
-        if self.folder is None:
-            return bytes(generate_latest(self.registry))
-        everyone = CollectorRegistry()
-        MultiProcessCollector(everyone, path=str(self.folder))  # type: ignore[no-untyped-call]  # as above
-        return bytes(generate_latest(everyone))
+    def render(self, now: Mapping[str, float]) -> bytes:
+        """All workers' counters as text, and what holds `now`, by the rest of its name."""
+        everyone = self.registry
+        if self.folder is not None:
+            everyone = CollectorRegistry()
+            MultiProcessCollector(everyone, path=str(self.folder))  # type: ignore[no-untyped-call]  # as above
+        gauges = [f"# TYPE iarproxy_{name} gauge\niarproxy_{name} {value}\n" for name, value in now.items()]
+        return bytes(generate_latest(everyone)) + "".join(gauges).encode("ascii")
 
 
 def clear(folder: Path) -> None:

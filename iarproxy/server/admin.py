@@ -1,0 +1,257 @@
+"""The admin face: health, metrics and a read-only API. It listens apart from the registry, and changes nothing.
+
+Rule 1: `/healthz` says that the loop turns; `/readyz` that store and ledger answer. Neither asks any upstream: this
+        serves what it holds while all of them are down.
+Rule 2: lists are paged by `after` and `limit`; `next` is what to send as `after`, null at the end.
+Rule 3: counting the store walks it, so that a count is kept for `_FRESH` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import orjson
+from aiohttp import web
+
+from iarproxy.errors import IarproxyError, LedgerUnavailable, Malformed, StoreUnavailable, UnknownManifest
+from iarproxy.ledger import Damage, DriftState, Event, Pin
+from iarproxy.metrics import CONTENT_TYPE, Metrics
+from iarproxy.mirror.drift import describe
+from iarproxy.oci import TagReference, parse_reference
+from iarproxy.server.errors import answer_error
+from iarproxy.store import StoreStats
+
+MAX_PAGE = 1000
+_FRESH = 15.0  # seconds
+_PATIENCE = 5.0  # seconds until a store or ledger that does not answer counts as not ready
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class LedgerReads(Protocol):
+    """What the face reads of the ledger."""
+
+    async def pins(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Pin]:
+        """One page of the current pins."""
+        ...
+
+    async def pin_of(self, reference: TagReference) -> Pin | None:
+        """One pin."""
+        ...
+
+    def peek_drift(self, reference: TagReference) -> DriftState | None:
+        """What the last check found, after `pin_of`."""
+        ...
+
+    async def history(self, reference: TagReference) -> list[Event]:
+        """The newest events about a tag."""
+        ...
+
+    async def drifts(self) -> list[tuple[Pin, DriftState]]:
+        """The pins under drift."""
+        ...
+
+    def damaged(self) -> list[Damage]:
+        """What this process found damaged."""
+        ...
+
+
+class StoreReads(Protocol):
+    """What the face reads of the store."""
+
+    async def stats(self) -> StoreStats:
+        """How full it is."""
+        ...
+
+
+class AdminRooms(Protocol):
+    """The rooms that the face looks into."""
+
+    @property
+    def ledger(self) -> LedgerReads:
+        """The ledger."""
+        ...
+
+    @property
+    def store(self) -> StoreReads:
+        """The store."""
+        ...
+
+
+class AdminFace:
+    """The admin and probes applications of one worker."""
+
+    def __init__(
+        self,
+        rooms: AdminRooms,
+        metrics: Metrics,
+        *,
+        leaving: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._rooms, self._metrics, self._leaving, self._clock = rooms, metrics, leaving, clock
+        self._counted: tuple[float, StoreStats] | None = None
+
+    def application(self) -> web.Application:
+        """Health, metrics and the API."""
+        app = self.probes()
+        app.router.add_get("/api/v1/pins", self._pins)
+        app.router.add_get("/api/v1/pins/{reference:.+}", self._pin)
+        app.router.add_get("/api/v1/drift", self._drift)
+        return app
+
+    def probes(self) -> web.Application:
+        """Health and metrics only."""
+        app = web.Application(middlewares=[_as_json_errors])
+        app.router.add_get("/healthz", self._healthz)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._metrics_text)
+        return app
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return _json({"status": "ok"})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        problems = ["this worker is leaving"] if self._leaving() else []
+        for check in (self._stats, self._first_pin):
+            try:
+                await _soon(check())
+            except IarproxyError as error:
+                problems.append(str(error))
+        return _json({"status": "not ready" if problems else "ok", "problems": problems}, 503 if problems else 200)
+
+    async def _metrics_text(self, _: web.Request) -> web.Response:
+        stats = await _soon(self._stats())
+        drifts = await _soon(self._rooms.ledger.drifts())
+        now = {
+            "store_blobs": stats.blobs,
+            "store_bytes": stats.bytes,
+            "store_max_bytes": stats.max_size,
+            "store_free_bytes": stats.free,
+            "store_ingests": stats.ingests,
+            "drifted_tags": len(drifts),
+            "damaged_tags": len(self._rooms.ledger.damaged()),
+        }
+        return web.Response(body=self._metrics.render(now), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
+
+    async def _pins(self, request: web.Request) -> web.Response:
+        after, limit = _page(request)
+        pins = await self._rooms.ledger.pins(after=after, limit=limit)
+        last = str(pins[-1].reference) if len(pins) == limit else None
+        damaged = [{"reference": each.reference, "reason": each.reason} for each in self._rooms.ledger.damaged()]
+        return _json({"pins": [_pin_as_json(pin) for pin in pins], "next": last, "damaged": damaged})
+
+    async def _pin(self, request: web.Request) -> web.Response:
+        wanted = _tag(request.match_info["reference"])
+        pin = await self._rooms.ledger.pin_of(wanted)
+        if pin is None:
+            raise UnknownManifest(f"{wanted} is not pinned")
+        drift = self._rooms.ledger.peek_drift(wanted)
+        events = await self._rooms.ledger.history(wanted)
+        shown = {
+            "drift": None if drift is None else _drift_as_json(drift),
+            "history": [_event(each) for each in events],
+        }
+        return _json({**_pin_as_json(pin), **shown})
+
+    async def _drift(self, request: web.Request) -> web.Response:
+        after, limit = _page(request)
+        found = sorted(await self._rooms.ledger.drifts(), key=lambda each: each[0].reference)
+        rest = [(pin, drift) for pin, drift in found if after is None or pin.reference > after]
+        page = [{**_pin_as_json(pin), "drift": _drift_as_json(drift)} for pin, drift in rest[:limit]]
+        last = page[-1]["reference"] if len(rest) > limit else None
+        return _json({"drifts": page, "next": last})
+
+    async def _stats(self) -> StoreStats:
+        now = self._clock()
+        if self._counted is None or now - self._counted[0] > _FRESH:
+            self._counted = now, await self._rooms.store.stats()
+        return self._counted[1]
+
+    async def _first_pin(self) -> Sequence[Pin]:
+        return await self._rooms.ledger.pins(limit=1)
+
+
+async def _soon(answer: Awaitable[Any]) -> Any:
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            return await answer
+    except TimeoutError as error:
+        raise StoreUnavailable(f"the disk did not answer within {_PATIENCE:g} s") from error
+    except OSError as error:
+        raise LedgerUnavailable(f"a file cannot be read: {error.strerror}") from error
+
+
+@web.middleware
+async def _as_json_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:
+        return _json({"errors": [{"code": "UNSUPPORTED", "message": error.reason}]}, error.status)
+    except Exception as error:  # noqa: BLE001  # the edge of this face: everything becomes an answer
+        answer = answer_error(error)
+        return web.Response(status=answer.status, body=answer.body, headers={**_HEADERS, **answer.headers})
+
+
+def _json(value: Any, status: int = 200) -> web.Response:
+    return web.Response(
+        status=status, body=orjson.dumps(value), headers={**_HEADERS, "Content-Type": "application/json"}
+    )
+
+
+def _page(request: web.Request) -> tuple[TagReference | None, int]:
+    """The `after` and `limit` of a request.
+
+    Raises:
+        Malformed: one of them is none.
+    """
+    limit, after = request.query.get("limit", str(MAX_PAGE)), request.query.get("after", "")
+    if not (limit.isascii() and limit.isdecimal() and 0 < int(limit[:9]) <= MAX_PAGE):
+        raise Malformed(f"`limit` is a number from 1 to {MAX_PAGE}")
+    return (_tag(after) if after else None), int(limit)
+
+
+def _tag(text: str) -> TagReference:
+    reference = parse_reference(text)
+    if not isinstance(reference, TagReference):
+        raise Malformed(f"only tags are pinned: {text[:200]!r}")
+    return reference
+
+
+def _pin_as_json(pin: Pin) -> dict[str, Any]:
+    return {
+        "reference": str(pin.reference),
+        "descriptor": describe(pin.descriptor),
+        "pinned_at": pin.pinned_at,
+        "source": pin.source,
+        "revision": pin.revision,
+    }
+
+
+def _drift_as_json(drift: DriftState) -> dict[str, Any]:
+    return {
+        "verdict": drift.verdict,
+        "offered": None if drift.offered is None else describe(drift.offered),
+        "first_seen": drift.first_seen,
+        "checked_at": drift.checked_at,
+    }
+
+
+def _event(event: Event) -> dict[str, Any]:
+    return {
+        "serial": event.serial,
+        "at": event.at,
+        "kind": event.kind.value,
+        "actor": event.actor,
+        "reason": event.reason,
+        "body": event.body,
+        "hash": event.hash,
+    }

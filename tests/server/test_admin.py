@@ -1,0 +1,229 @@
+"""Health, metrics and the read-only API (item 77; threats T49, T79)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from aiohttp import ClientSession, web
+
+from iarproxy.errors import LedgerDamaged, StoreUnavailable
+from iarproxy.ledger import Damage, DriftState, Event, EventKind, Pin
+from iarproxy.metrics import Metrics, clear, forget
+from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
+from iarproxy.oci.media_types import OCI_MANIFEST
+from iarproxy.server.admin import AdminFace
+from iarproxy.store import StoreStats
+
+NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
+DESCRIPTOR = Descriptor(OCI_MANIFEST, Digest.of(b"m"), 1)
+OFFERED = Descriptor(OCI_MANIFEST, Digest.of(b"n"), 1)
+REFERENCES = [TagReference(Repository.of("docker.io", "alpine"), Tag(str(each))) for each in range(5)]
+
+
+@dataclass
+class FakeRooms:
+    """Five pins, the last two under drift."""
+
+    failure: Exception | None = None
+    hangs: bool = False
+    counted: int = 0
+    ledger: Any = field(init=False)
+    store: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = self.store = self
+        self.all = [Pin(each, DESCRIPTOR, NOW, "https://registry-1.docker.io", 1) for each in REFERENCES]
+        self.state = DriftState("drifted", OFFERED, NOW, NOW)
+
+    async def pins(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Pin]:
+        if self.failure:
+            raise self.failure
+        return [pin for pin in self.all if after is None or pin.reference > after][:limit]
+
+    async def pin_of(self, reference: TagReference) -> Pin | None:
+        return next((pin for pin in self.all if pin.reference == reference), None)
+
+    def peek_drift(self, reference: TagReference) -> DriftState | None:
+        return self.state if reference in REFERENCES[3:] else None
+
+    async def history(self, reference: TagReference) -> list[Event]:
+        return [Event(1, NOW, EventKind.PINNED, reference, "iarproxy", "", {"digest": "d"}, "h")]
+
+    async def drifts(self) -> list[tuple[Pin, DriftState]]:
+        return [(pin, self.state) for pin in reversed(self.all[3:])]
+
+    def damaged(self) -> list[Damage]:
+        return [Damage("docker.io/library/bad:1", "checksum")]
+
+    async def stats(self) -> StoreStats:
+        if self.hangs:
+            await asyncio.sleep(60)
+        if isinstance(self.failure, StoreUnavailable):
+            raise self.failure
+        self.counted += 1
+        return StoreStats(blobs=3, bytes=300, ingests=1, max_size=1000, free=5000)
+
+
+class Client:
+    """Asks the admin face."""
+
+    def __init__(self, session: ClientSession, base: str) -> None:
+        self.session, self.base = session, base
+
+    async def get(self, path: str) -> tuple[int, Any]:
+        async with self.session.get(self.base + path) as answer:
+            raw = await answer.read()
+            assert answer.headers["Cache-Control"] == "no-store"
+            return answer.status, orjson.loads(raw) if "json" in answer.content_type else raw.decode()
+
+
+@asynccontextmanager
+async def face(rooms: Any, **given: Any) -> AsyncIterator[Client]:
+    admin = AdminFace(rooms, Metrics.open(None), **given)
+    async with serving_app(admin.application()) as client:
+        yield client
+
+
+@asynccontextmanager
+async def serving_app(app: web.Application) -> AsyncIterator[Client]:
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    async with ClientSession() as session:
+        yield Client(session, f"http://{host}:{port}")
+    await runner.cleanup()
+
+
+async def test_health() -> None:
+    """`/healthz` and `/readyz` are 200 while store and ledger answer."""
+    async with face(FakeRooms()) as client:
+        assert await client.get("/healthz") == (200, {"status": "ok"})
+        assert await client.get("/readyz") == (200, {"status": "ok", "problems": []})
+
+
+async def test_not_ready() -> None:
+    """A ledger or store that fails, and a worker that leaves, are not ready; the loop is still healthy."""
+    async with face(FakeRooms(failure=LedgerDamaged("row"))) as client:
+        assert await client.get("/readyz") == (503, {"status": "not ready", "problems": ["row"]})
+        assert (await client.get("/healthz"))[0] == 200
+    async with face(FakeRooms(failure=StoreUnavailable("disk"))) as client:
+        assert (await client.get("/readyz"))[0] == 503
+    async with face(FakeRooms(), leaving=lambda: True) as client:
+        assert (await client.get("/readyz"))[1]["problems"] == ["this worker is leaving"]
+
+
+async def test_pins_in_pages() -> None:
+    """Rule 2: following `next` shows every pin once."""
+    seen: list[str] = []
+    async with face(FakeRooms()) as client:
+        path = "/api/v1/pins?limit=2"
+        while True:
+            status, page = await client.get(path)
+            assert (status, page["damaged"][0]["reason"]) == (200, "checksum")
+            seen += [pin["reference"] for pin in page["pins"]]
+            if page["next"] is None:
+                break
+            path = f"/api/v1/pins?limit=2&after={page['next']}"
+    assert seen == [str(reference) for reference in REFERENCES]
+
+
+async def test_one_pin() -> None:
+    """A pin with its drift and its history; slashes and a short name are fine; what is not pinned is 404."""
+    async with face(FakeRooms()) as client:
+        status, shown = await client.get("/api/v1/pins/docker.io/library/alpine:3")
+        assert (status, shown["reference"]) == (200, "docker.io/library/alpine:3")
+        assert shown["descriptor"]["digest"] == str(DESCRIPTOR.digest)
+        assert shown["drift"]["offered"]["digest"] == str(OFFERED.digest)
+        assert shown["history"][0]["kind"] == "pinned"
+        assert (await client.get("/api/v1/pins/alpine:0"))[1]["drift"] is None
+        assert (await client.get("/api/v1/pins/alpine:none"))[0] == 404
+
+
+async def test_drift_in_pages() -> None:
+    """The tags under drift, sorted, in pages."""
+    async with face(FakeRooms()) as client:
+        first = (await client.get("/api/v1/drift?limit=1"))[1]
+        second = (await client.get(f"/api/v1/drift?limit=1&after={first['next']}"))[1]
+    assert [each["reference"] for each in first["drifts"] + second["drifts"]] == [str(each) for each in REFERENCES[3:]]
+    assert second["next"] is None
+
+
+async def test_bad_questions() -> None:
+    """Malformed input is 400 in JSON, an unknown path 404, a write 405."""
+    async with face(FakeRooms()) as client:
+        for path in (
+            "pins?limit=0",
+            "pins?limit=x",
+            "pins?limit=1001",
+            "pins?after=:",
+            f"pins/alpine@{DESCRIPTOR.digest}",
+        ):
+            status, body = await client.get(f"/api/v1/{path}")
+            assert (status, bool(body["errors"])) == (400, True), path
+        assert (await client.get("/v2/"))[0] == 404
+        async with client.session.post(client.base + "/api/v1/pins") as answer:
+            assert answer.status == 405
+
+
+async def test_probes_show_no_api() -> None:
+    """The probes face has health and metrics only."""
+    admin = AdminFace(FakeRooms(), Metrics.open(None))
+    async with serving_app(admin.probes()) as client:
+        assert (await client.get("/healthz"))[0] == 200
+        assert (await client.get("/metrics"))[0] == 200
+        assert (await client.get("/api/v1/pins"))[0] == 404
+
+
+async def test_metrics() -> None:
+    """Counters of answers and the state of store and ledger, in Prometheus's text."""
+    metrics, rooms = Metrics.open(None), FakeRooms()
+    metrics.answered(kind="blob", upstream="docker.io", status=206, outcome="sent", cache="hit", sent=10, seconds=0.2)
+    async with serving_app(AdminFace(rooms, metrics).application()) as client:
+        text = (await client.get("/metrics"))[1]
+        await client.get("/metrics")
+    expected = 'iarproxy_requests_total{cache="hit",kind="blob",outcome="sent",status="2xx",upstream="docker.io"} 1.0'
+    for line in (
+        expected,
+        'iarproxy_sent_bytes_total{kind="blob"} 10.0',
+        "iarproxy_store_bytes 300",
+        "iarproxy_drifted_tags 2",
+    ):
+        assert line in text.splitlines()
+    assert rooms.counted == 1
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from iarproxy.metrics import Metrics
+metrics = Metrics.open(Path(sys.argv[1]))
+metrics.answered(kind="ping", upstream="", status=200, outcome="sent", cache="", sent=2, seconds=0.1)
+print(metrics.render({}).decode())
+"""
+
+
+def test_metrics_of_all_workers_are_one(tmp_path: Path) -> None:
+    """Processes that share the folder count together; nothing is read from the environment; an ended one still counts."""
+    clean = {name: value for name, value in os.environ.items() if "PROMETHEUS" not in name}
+    texts = [
+        subprocess.run(
+            [sys.executable, "-c", CHILD, str(tmp_path)], env=clean, check=True, capture_output=True, text=True
+        )
+        for _ in range(2)
+    ]
+    assert 'iarproxy_sent_bytes_total{kind="ping"} 2.0' in texts[0].stdout
+    assert 'iarproxy_sent_bytes_total{kind="ping"} 4.0' in texts[1].stdout
+    forget(tmp_path, 1)
+    clear(tmp_path)
+    assert list(tmp_path.iterdir()) == []
