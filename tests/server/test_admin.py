@@ -214,7 +214,7 @@ print(metrics.render({}).decode())
 
 
 def test_metrics_of_all_workers_are_one(tmp_path: Path) -> None:
-    """Processes that share the folder count together; nothing is read from the environment; an ended one still counts."""
+    """Processes that share the folder count together, the ended ones too; the environment is not read."""
     clean = {name: value for name, value in os.environ.items() if "PROMETHEUS" not in name}
     texts = [
         subprocess.run(
