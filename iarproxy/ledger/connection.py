@@ -90,7 +90,7 @@ def failures(path: Path) -> Iterator[None]:
     """Translate what SQLite and the file system report about the ledger at `path` (rule 4)."""
     try:
         yield
-    except (SQLAlchemyError, sqlite3.Error, OSError) as failure:
+    except (SQLAlchemyError, sqlite3.Error, OSError, UnicodeDecodeError) as failure:
         raise meaning_of(failure, path) from failure
 
 
@@ -99,7 +99,7 @@ def meaning_of(failure: Exception, path: Path) -> Exception:
     match failure:
         case SQLAlchemyError():
             return _meaning(getattr(failure, "orig", None) or failure, path)
-        case sqlite3.Error():
+        case sqlite3.Error() | UnicodeDecodeError():  # the latter: SQLite's own message quotes a damaged name
             return _meaning(failure, path)
         case OSError():
             return LedgerUnavailable(f"the ledger {path} cannot be used: {failure.strerror or failure}")

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -105,16 +106,26 @@ def _backup(path: Path, target: Path) -> RecoveryReport:
             target.mkdir(mode=0o700)
         except FileExistsError:
             raise Refused(f"{target} exists; a backup makes its own new directory") from None
-        copy = target / COPY
-        lock = FileLock(lock_path(path))
-        with closing(lock), lock.held(shared=True, patience=PATIENCE):
-            _copy(path, copy)
-        with closing(connect(copy)) as connection:
-            head = _verified(copy, connection)
-            export(journal.pages_after(connection, 0), target / NAME)
-        sync_directory(target)
+        try:
+            head = _filled(path, target)
+        except BaseException:
+            shutil.rmtree(target)  # what is no whole backup must not look like one
+            raise
         sync_directory(target.parent)
     return RecoveryReport(str(target), head.serial, head.hash)
+
+
+def _filled(path: Path, target: Path) -> Head:
+    copy = target / COPY
+    with closing(FileLock(lock_path(path))) as lock, lock.held(shared=True, patience=PATIENCE):
+        _copy(path, copy)
+    with closing(connect(copy)) as connection:
+        head = _verified(copy, connection)
+        export(journal.pages_after(connection, 0), target / NAME)
+    for suffix in _SIDE_FILES:
+        copy.with_name(copy.name + suffix).unlink(missing_ok=True)
+    sync_directory(target)
+    return head
 
 
 def _restore(path: Path, source: Path, act: _Act) -> RecoveryReport:
@@ -125,7 +136,7 @@ def _restore(path: Path, source: Path, act: _Act) -> RecoveryReport:
         _copy(source / COPY, fresh)
         lines = Lines(path.with_name(NAME))
         with closing(connect(fresh)) as connection:
-            head = _verified(fresh, connection)
+            head = _sound(source, fresh, connection)
             _insist_ours(source, schema.read_meta(connection, "store"), act.identity)
             replayed = _replay(connection, head, lines, act)
             _insist_one_history(connection, lines)
@@ -168,6 +179,13 @@ def _verified(path: Path, connection: Connection) -> Head:
     if found.problems:
         raise LedgerDamaged(f"{path} does not verify: {found.problems[0]}")
     return found.head
+
+
+def _sound(source: Path, fresh: Path, connection: Connection) -> Head:
+    try:
+        return _verified(fresh, connection)
+    except LedgerDamaged as damaged:
+        raise ConfigError(f"the backup {source} is not used: {damaged}") from damaged
 
 
 def _insist_ours(what: Path, found: str | None, identity: str) -> None:

@@ -1,0 +1,72 @@
+"""A process of its own that works on a ledger: `python ledger_worker.py race|ack|gap PATH NUMBER COUNT`.
+
+race: pins COUNT tags, each to a digest of its own, in groups, and prints the digests that it was answered.
+ack:  pins tags for ever and prints each one as it is answered, until it is killed.
+gap:  pins one tag and is killed after the commit, before the line in the journal file.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from iarproxy.ledger.journal import Entry
+from iarproxy.ledger.pins import add
+from ledger_world import SOURCE, content, database, opened, tag
+
+GROUP = 20
+
+
+async def race(path: Path, number: int, count: int) -> None:
+    answers = {}
+    async with opened(path, empty=False) as ledger:
+        os.write(1, b"ready\n")
+        sys.stdin.readline()
+        for start in range(0, count, GROUP):
+            names = [tag(f"t{each}") for each in range(start, min(start + GROUP, count))]
+            pins = await asyncio.gather(*(ledger.add(name, content(f"{number} {name}"), SOURCE) for name in names))
+            answers.update({pin.reference.tag.value: str(pin.descriptor.digest) for pin in pins})
+    os.write(1, json.dumps(answers).encode())
+
+
+async def ack(path: Path, number: int, count: int) -> None:
+    async with opened(path, empty=False) as ledger:
+
+        async def one(name: str) -> None:
+            pin = await ledger.add(tag(name), content(f"{number} {name}"), SOURCE)
+            os.write(1, f"{name} {pin.descriptor.digest}\n".encode())
+
+        for start in range(0, count, GROUP):
+            await asyncio.gather(*(one(f"k{each}") for each in range(start, start + GROUP)))
+
+
+def gap(path: Path) -> None:
+    held = database(path, empty=False)
+
+    class Killed:
+        """The journal file of a process that dies when it comes to writing."""
+
+        tail = staticmethod(held._outside.tail)
+
+        @staticmethod
+        def catch_up(_: Iterable[list[Entry]]) -> None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    held._outside = Killed()  # type: ignore[assignment]  # it has what is needed of one
+    held.write([lambda tx: add(tx, tag("gap"), content("gap"), SOURCE)])
+
+
+if __name__ == "__main__":
+    what, where, who, many = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    match what:
+        case "race":
+            asyncio.run(race(where, who, many))
+        case "ack":
+            asyncio.run(ack(where, who, many))
+        case _:
+            gap(where)
