@@ -232,7 +232,8 @@ class FakeRegistry:
 
     def _plain(self, status: int, body: bytes, fault: Fault) -> Answer:
         # An error that nobody ordered is sent whole: knobs such as truncate_at are meant for the content.
-        kept = fault if status < 400 or fault.headers or fault.wait_for else NOTHING_WRONG
+        early = fault.headers or fault.wait_for or fault.no_answer or fault.stall_at == -1
+        kept = fault if status < 400 or early else NOTHING_WRONG
         return self._sized(status, {"Content-Type": "application/json"}, body, kept)
 
     def _sized(self, status: int, headers: dict[str, str], body: bytes, fault: Fault, name: str = "") -> Answer:

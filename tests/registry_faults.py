@@ -8,7 +8,7 @@ Rule 3: the first armed fault that matches a request is used, and only that one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 
 
@@ -58,6 +58,11 @@ class Fault:
     content_range: str | None = None
     gzip: bool = False
     wait_for: str = ""
+
+    def __str__(self) -> str:
+        told = {each.name: getattr(self, each.name) for each in fields(self)}
+        told = {name: value for name, value in told.items() if value != getattr(NOTHING_WRONG, name)}
+        return " ".join(f"{name}={repr(value)[:40]}" for name, value in told.items())
 
 
 NOTHING_WRONG = Fault()

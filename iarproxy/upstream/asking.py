@@ -42,33 +42,33 @@ class Asker:
         landed = await follow(self.client, ask, header.reveal() if header else None)
         if landed.home and header is not None and landed.response.status == _BAD_REQUEST:
             # public.ecr.aws says so to a token that has expired: ask as if we had none.
-            landed.response.release()
+            await self.client.drain(landed.response)
             await self._tokens.forget(repository)
             header = None
             landed = await follow(self.client, ask, None)
         if not landed.home or landed.response.status != _UNAUTHORIZED:
             return landed
         challenges = parse_challenges(landed.response.headers.getall("WWW-Authenticate", []))
-        landed.response.release()
+        await self.client.drain(landed.response)
         renewed = await self._tokens.renew(repository, challenges, header)
+        if renewed is None:
+            return landed
         return await follow(self.client, ask, renewed.reveal())
 
     async def timely(self, ask: Ask, repository: str) -> Landed:
         """As `open`, within the patience for the headers of a blob."""
-        with self.client.translated():
-            async with asyncio.timeout(self.client.timeouts.blob):
-                return await self.open(ask, repository)
+        async with self.client.within(self.client.timeouts.blob):
+            return await self.open(ask, repository)
 
     @asynccontextmanager
     async def answer(self, ask: Ask, repository: str) -> AsyncIterator[Landed]:
         """The answer to `ask`, released at the end; all of it within the patience for a manifest."""
-        with self.client.translated():
-            async with asyncio.timeout(self.client.timeouts.manifest):
-                landed = await self.open(ask, repository)
-                try:
-                    yield landed
-                finally:
-                    landed.response.release()
+        async with self.client.within(self.client.timeouts.manifest):
+            landed = await self.open(ask, repository)
+            try:
+                yield landed
+            finally:
+                landed.response.release()
 
     async def failure(self, landed: Landed, what: str, missing: type[Refused]) -> IarproxyError:
         """The failure that an answer is, where a 404 means `missing`. Releases it."""
@@ -88,12 +88,11 @@ class Asker:
         if (response.content_length or 0) > limit:
             raise too_long
         pieces, size = [], 0
-        with self.client.translated():
-            while piece := await response.content.readany():
-                pieces.append(piece)
-                size += len(piece)
-                if size > limit:
-                    raise too_long
+        while piece := await self.client.read(response):
+            pieces.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise too_long
         if response.content_length not in (None, size):
             raise UpstreamUnavailable(f"{name} broke off {what}", upstream=name)
         return b"".join(pieces)

@@ -12,10 +12,11 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 from yarl import URL
@@ -24,11 +25,15 @@ import iarproxy
 from iarproxy.errors import ConfigError, UpstreamTimeout, UpstreamUnavailable, UpstreamWrong
 from iarproxy.upstream.guard import AddressRefused, GuardedResolver, Lookup, Policy
 
+T = TypeVar("T")
+
 USER_AGENT = f"iarproxy/{iarproxy.__version__}"
 
 _READ = 2**18  # bytes that are read ahead of the consumer
 _MAX_FIELD = 16_384  # bytes of one header field: signed URLs are long
 _MAX_FIELDS = 128
+_MAX_DRAINED = 16_384  # bytes of a body that nobody wants
+_DRAIN_FOR = 0.5  # seconds
 _SPARE = 8  # connections beyond those that blobs may take: a manifest never waits for a layer
 
 
@@ -109,21 +114,52 @@ class Client:
             UpstreamTimeout, UpstreamUnavailable: no answer. UpstreamWrong: an address that may not be dialled.
         """
         sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
-        with self.translated():
-            self.policy.check_host(url.host or "")
-            return await self._session.request(method, url, headers=sent, data=data, allow_redirects=False)
+        self._check_host(url)
+        request = self._session.request(method, url, headers=sent, data=data, allow_redirects=False)
+        return await self._guarded(request)
 
-    @contextmanager
-    def translated(self) -> Iterator[None]:
-        """Turn the exceptions of aiohttp and of the guard into ours."""
+    async def read(self, response: aiohttp.ClientResponse) -> bytes:
+        """The next piece of a body; empty at its end.
+
+        Raises:
+            UpstreamTimeout, UpstreamUnavailable: it broke off or stalled.
+        """
+        return await self._guarded(response.content.readany())
+
+    async def drain(self, response: aiohttp.ClientResponse) -> None:
+        """Be done with an answer of which only its head mattered; its connection is kept where that costs little."""
+        if response.content_length is not None and response.content_length <= _MAX_DRAINED:
+            with suppress(TimeoutError, aiohttp.ClientError, OSError):
+                async with asyncio.timeout(_DRAIN_FOR):
+                    await response.content.read(_MAX_DRAINED)
+        response.release()
+
+    @asynccontextmanager
+    async def within(self, seconds: float) -> AsyncIterator[None]:
+        """A deadline for what happens inside; when it passes, `UpstreamTimeout`."""
         try:
-            yield
-        except TimeoutError as error:
-            raise UpstreamTimeout(f"{self.name} did not answer in time", upstream=self.name) from error
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError:
+            raise UpstreamTimeout(f"{self.name} did not answer in time", upstream=self.name) from None
+
+    async def _guarded(self, work: Awaitable[T]) -> T:
+        """The result of `work`, an act of aiohttp, or one of our failures."""
+        try:
+            return await work
+        except TimeoutError:
+            failure: UpstreamUnavailable = UpstreamTimeout(f"{self.name} did not answer in time", upstream=self.name)
+        except (aiohttp.ClientError, OSError) as error:
+            failure = self._failure(error)
+        # Outside the except block: aiohttp's exceptions hold the request's headers, and as the context of ours they
+        # would travel with it into whatever prints a chain of exceptions.
+        raise failure
+
+    def _check_host(self, url: URL) -> None:
+        try:
+            self.policy.check_host(url.host or "")
         except AddressRefused as error:
             raise self._refused(error) from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._failure(error) from None
 
     def _failure(self, error: Exception) -> UpstreamUnavailable:
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):

@@ -65,7 +65,7 @@ async def follow(client: Client, ask: Ask, authorization: str | None) -> Landed:
         response = await client.send(ask.method, url, ask.headers(authorization if home else None))
         if response.status not in _REDIRECTS:
             return Landed(response, url, home)
-        response.release()
+        await client.drain(response)
         url = next_hop(client.name, url, response.headers.get("Location"))
     raise UpstreamWrong(f"{client.name} redirects more than {_MAX_HOPS} times", upstream=client.name)
 

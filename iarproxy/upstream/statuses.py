@@ -46,7 +46,8 @@ async def failure(client: Client, landed: Landed, what: str, missing: type[Refus
             kind = UnknownName if code == "NAME_UNKNOWN" and missing is UnknownManifest else missing
             return kind(f"{name} has no {what} ({said})", upstream=name, status=status)
         case 401 | 403 | 451 if landed.home:
-            return Denied(f"{name} refuses access to {what} ({said})", upstream=name, status=status)
+            remedy = "if it is private, set username and password_file for this upstream"
+            return Denied(f"{name} refuses access to {what} ({said}); {remedy}", upstream=name, status=status)
         case 429:
             text = f"{name} answered {said} for {what}: its rate limit is used up"
             return UpstreamBusy(text, upstream=name, status=status, retry_after=retry_after)
@@ -63,9 +64,8 @@ async def _code(client: Client, response: aiohttp.ClientResponse) -> str:
     """The OCI error code in an error's body; empty where there is none."""
     body = b""
     try:
-        with client.translated():
-            while len(body) < _MAX_BODY and (piece := await response.content.readany()):
-                body += piece
+        while len(body) < _MAX_BODY and (piece := await client.read(response)):
+            body += piece
         code = orjson.loads(body)["errors"][0]["code"]
     except (UpstreamUnavailable, ValueError, TypeError, LookupError):
         return ""

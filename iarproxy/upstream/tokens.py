@@ -8,7 +8,6 @@ Rule 4: the scope is the pulling of one repository, never what a challenge would
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections import OrderedDict
@@ -101,11 +100,13 @@ class Tokens:
                 return token.header
             raise
 
-    async def renew(self, repository: str, challenges: Sequence[Challenge], rejected: Secret | None) -> Secret:
+    async def renew(self, repository: str, challenges: Sequence[Challenge], rejected: Secret | None) -> Secret | None:
         """The header that answers a 401 for `repository`, other than `rejected`, which was just refused.
 
+        None: there is none, the 401 stands.
+
         Raises:
-            Denied: there is none. UpstreamWrong: the realm may not be asked. Unavailable: it does not answer.
+            Denied: the realm says no. UpstreamWrong: it may not be asked. Unavailable: it does not answer.
         """
         schemes = {challenge.scheme: challenge for challenge in reversed(challenges)}
         if "bearer" in schemes:
@@ -119,7 +120,7 @@ class Tokens:
             self._basic = await self._credential.basic()
             if self._basic != rejected:
                 return self._basic
-        raise Denied(f"{self._client.name} refuses {self._who()} access to {repository}", upstream=self._client.name)
+        return None
 
     async def forget(self, repository: str) -> None:
         """Drop the token of `repository` without having been challenged (public.ecr.aws answers 400 to an old one)."""
@@ -188,14 +189,21 @@ class Tokens:
         self, method: str, url: URL, headers: dict[str, str], data: bytes | None = None
     ) -> tuple[int, bytes, float | None]:
         client = self._client
-        with client.translated():
-            async with asyncio.timeout(client.timeouts.manifest):
-                response = await client.send(method, url, headers, data=data)
-                try:
-                    body = await _read_bounded(response)
-                finally:
-                    response.release()
+        async with client.within(client.timeouts.manifest):
+            response = await client.send(method, url, headers, data=data)
+            try:
+                body = await self._body(response)
+            finally:
+                response.release()
         return response.status, body, parse_retry_after(response.headers.get("Retry-After"), self._now())
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        body = b""
+        while len(body) <= _MAX_ANSWER and (piece := await self._client.read(response)):
+            body += piece
+        if len(body) > _MAX_ANSWER:
+            raise UpstreamWrong(f"the token server of {self._client.name} sent more than {_MAX_ANSWER} bytes")
+        return body
 
     def _refusal(self, realm: Realm, status: int, retry_after: float | None) -> Exception:
         name, host = self._client.name, realm.url.host
@@ -224,16 +232,6 @@ class Tokens:
         identity = self._credential.identity if self._credential else "anonymous"
         parts = (self._client.name, str(self._client.url), str(realm.url), realm.service, realm.scope, identity)
         return "token " + hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    body = b""
-    while len(body) <= _MAX_ANSWER and (piece := await response.content.readany()):
-        body += piece
-    if len(body) > _MAX_ANSWER:
-        response.close()
-        raise UpstreamWrong("a token server sent an answer without end")
-    return body
 
 
 def _dump(token: Token) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import aiohttp
 
@@ -45,7 +45,7 @@ class Transfer:
         """
         at = self.offset
         pace = _Pace(self._client)
-        while piece := await pace.timed(self._response.content.readany):
+        while piece := await pace.read(self._response):
             at += len(piece)
             if self.size is not None and at > self.size:
                 raise UpstreamWrong(f"{self._client.name} sends more than the {self.size} bytes that it announced")
@@ -61,22 +61,21 @@ class _Pace:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._waited = 0.0
-        self._read = 0
+        self._bytes = 0
 
-    async def timed(self, read: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The next piece; empty at the end."""
         clock = asyncio.get_running_loop().time
         start = clock()
-        with self._client.translated():
-            piece = await read()
+        piece = await self._client.read(response)
         self._waited += clock() - start
-        self._read += len(piece)
+        self._bytes += len(piece)
         limits = self._client.timeouts
         if self._waited >= limits.pace:
-            if self._read < limits.floor * self._waited:
+            if self._bytes < limits.floor * self._waited:
                 text = f"{self._client.name} sends less than {limits.floor:g} bytes a second"
                 raise UpstreamTimeout(text, upstream=self._client.name)
-            self._waited, self._read = 0.0, 0
+            self._waited, self._bytes = 0.0, 0
         return piece
 
 
