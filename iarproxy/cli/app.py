@@ -12,15 +12,16 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import structlog
 import typer
+from typer.exceptions import TyperException
 
 from iarproxy import __version__
 from iarproxy import config as configuration
 from iarproxy.cli import demo as demo_command
 from iarproxy.cli import drift, inspect, ledger, pins, serve
-from iarproxy.cli.output import Exit, out, print_error, print_json
+from iarproxy.cli.logs import configure_logging
+from iarproxy.cli.output import Exit, err, out, print_error, print_json
 from iarproxy.errors import Refused, Unavailable
 
 app = typer.Typer(
@@ -62,7 +63,10 @@ def check_config(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
 ) -> None:
-    """Read a configuration as `serve` would, and print what it means; nothing is started."""
+    """Check a configuration and say what it means.
+
+    It is read as `serve` would; nothing is started.
+    """
     settings = configuration.load(file, os.environ)
     if json:
         print_json(settings.model_dump(mode="json", exclude={"tags"}) | {"tags": [str(tag) for tag in settings.tags]})
@@ -76,25 +80,6 @@ def check_config(
         out.print(f"  tags        {rule.match.text}: {rule.mode}, on drift {rule.on_drift}", markup=False)
 
 
-def configure_logging(*, plain: bool) -> None:
-    """Events go to standard error: readable on a terminal, else a JSON object a line."""
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if plain else structlog.processors.JSONRenderer()
-    )
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=False,
-    )
-
-
 def main() -> None:
     """The console script."""
     sys.exit(run(sys.argv[1:]))
@@ -102,24 +87,26 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; the exit code."""
-    configure_logging(plain=sys.stderr.isatty())
+    configure_logging(logging.WARNING)
     try:
         return int(app(arguments, standalone_mode=False, prog_name="iarproxy") or Exit.DONE)
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.UsageError as error:
-        error.show()
-        return Exit.USAGE
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the edge of the program: it ends as one line
         return _tell(error)
 
 
-def _tell(error: BaseException) -> Exit:
+def _tell(error: BaseException) -> int:
     """One line for what ended a command, and the exit code that goes with it."""
     match error:
         case BrokenPipeError():
             return Exit.DONE
-        case KeyboardInterrupt() | click.Abort():
+        case typer.Exit():
+            return error.exit_code
+        case TyperException():
+            if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, in many lines
+                err.print(error.format_message(), markup=False)
+                return Exit.USAGE
+            code, line = Exit(error.exit_code), f"{error.format_message()} See `iarproxy --help`."
+        case KeyboardInterrupt() | typer.Abort():
             code, line = Exit.INTERRUPTED, "interrupted; what was complete is kept"
         case Refused():
             code, line = Exit.REFUSED, str(error)

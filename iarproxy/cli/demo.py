@@ -24,7 +24,10 @@ _NAME, _TAG, _REGISTRY = "team/app", "1.0", "registry.example.com"
 
 
 def demo() -> None:
-    """Show pinning, refusal of drift, and serving with upstream down: no network, no root, no traces left."""
+    """Tell the whole story in a few seconds.
+
+    Pinning, refusal of drift, serving with upstream down: no network, no root, no traces left.
+    """
     with tempfile.TemporaryDirectory(prefix="iarproxy-demo-") as folder:
         asyncio.run(_story(Path(folder)))
 

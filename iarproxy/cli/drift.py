@@ -39,10 +39,10 @@ def check(
     exit_code: ExitCodeOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Ask upstream now, judge, and record what is new. No pin is changed."""
-    wanted = [tag_reference(ref) for ref in refs or []]
+    """Ask upstream now; no pin is changed."""
 
     async def command(rooms: Rooms) -> list[Checked | Unjudged]:
+        wanted = [tag_reference(ref, rooms.config) for ref in refs or []]
         return await _check_all(rooms, wanted or await _watched(rooms))
 
     results = run(config, command)
@@ -124,7 +124,7 @@ def _row(result: Checked | Unjudged) -> list[str]:
 
 @app.command("list")
 def list_drifts(json: JsonOption = False, exit_code: ExitCodeOption = False, config: ConfigOption = None) -> None:
-    """List pins that upstream moved or lost, from what was seen last; upstream is not asked."""
+    """List what drifted or vanished, as seen last."""
 
     async def command(rooms: Rooms) -> list[Any]:
         return [each for each in await rooms.ledger.drifts() if each[1].verdict != "steady"]

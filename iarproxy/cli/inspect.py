@@ -16,16 +16,20 @@ from iarproxy.errors import IarproxyError, Refused
 from iarproxy.mirror.explain import Explanation
 from iarproxy.mirror.warm import Pulled
 from iarproxy.oci import Descriptor, Digest
+from iarproxy.trust import TagRule
+from iarproxy.trust.policy import PIN_EVERYTHING
 
 store_app = typer.Typer(help="What the store holds.", no_args_is_help=True)
 
 
 def explain(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Tell where a name stands and why: upstream, rule, pin, drift, what is held, what a client gets."""
-    wanted = reference(ref)
+    """Tell where a name stands, and why.
+
+    Upstream, rule, pin, drift, what is held, and what a client gets. Upstream is not asked.
+    """
 
     async def command(rooms: Rooms) -> Explanation:
-        return await rooms.mirror.explain.reference(wanted)
+        return await rooms.mirror.explain.reference(reference(ref, rooms.config))
 
     facts = _explained(run(config, command))
     if json:
@@ -37,7 +41,6 @@ def explain(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOpti
 
 
 def _explained(found: Explanation) -> dict[str, Any]:
-    rule = found.rule
     return {
         "reference": str(found.reference),
         "outcome": found.outcome,
@@ -45,12 +48,18 @@ def _explained(found: Explanation) -> dict[str, Any]:
         "digest": str(found.digest) if found.digest else None,
         "held": found.held.value,
         "platforms": list(found.platforms),
-        "rule": {"match": rule.match.text, "mode": rule.mode.value, "on_drift": rule.on_drift.value} if rule else None,
+        "rule": _rule(found.rule),
         "pinned_at": found.pin.pinned_at if found.pin else None,
         "pinned_from": found.pin.source if found.pin else None,
         "revision": found.pin.revision if found.pin else None,
         "drift": drift_as_json(found.drift),
     }
+
+
+def _rule(rule: TagRule | None) -> dict[str, str] | str | None:
+    if rule is None or rule is PIN_EVERYTHING:
+        return None if rule is None else "none matches: pinned"
+    return {"match": rule.match.text, "mode": rule.mode.value, "on_drift": rule.on_drift.value}
 
 
 def _plain(value: Any) -> str:
@@ -85,14 +94,17 @@ def pull(
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Warm the cache: resolve and pin each reference as a client's pull would, and fetch all its content."""
-    wanted, chosen = [reference(ref) for ref in refs], platforms(platform)
+    """Bring references into the store, with progress.
+
+    Each is resolved and pinned as a client's pull would, and all its content is fetched.
+    """
+    chosen = platforms(platform)
 
     async def command(rooms: Rooms) -> list[Pulled | IarproxyError]:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         results: list[Pulled | IarproxyError] = []
         with Progress(*columns, console=err, disable=json or not err.is_terminal) as bars:
-            for each in wanted:
+            for each in [reference(ref, rooms.config) for ref in refs]:
                 try:
                     results.append(await rooms.mirror.warm.pull(each, chosen, _Bars(bars)))
                 except* IarproxyError as group:
@@ -134,7 +146,7 @@ def _pulled(ref: str, result: Pulled | IarproxyError) -> dict[str, Any]:
 
 @store_app.command()
 def stats(json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Count blobs and bytes, what is arriving, and what room is left."""
+    """Count what is held, what arrives, what room is left."""
 
     async def command(rooms: Rooms) -> dict[str, Any]:
         found = await rooms.store.stats()

@@ -14,7 +14,7 @@ from iarproxy import config as configuration
 from iarproxy.cli.wiring import Rooms, become_owner, open_rooms
 from iarproxy.config import Config
 from iarproxy.errors import Malformed
-from iarproxy.oci import Digest, Platform, Reference, TagReference, parse_reference
+from iarproxy.oci import DOCKER_HUB, Digest, Platform, Reference, TagReference, parse_reference
 
 T = TypeVar("T")
 
@@ -49,21 +49,21 @@ def run(chosen: Path | None, command: Callable[[Rooms], Awaitable[T]]) -> T:
     return asyncio.run(inside())
 
 
-def reference(text: str) -> Reference:
-    """The reference that a person wrote.
+def reference(text: str, config: Config) -> Reference:
+    """The reference that a person wrote; without a registry it means the default upstream, as for clients.
 
     Raises:
         typer.BadParameter: it is none.
     """
     try:
-        return parse_reference(text)
+        return parse_reference(text, config.default_upstream or DOCKER_HUB)
     except Malformed as error:
         raise typer.BadParameter(str(error)) from error
 
 
-def tag_reference(text: str) -> TagReference:
+def tag_reference(text: str, config: Config) -> TagReference:
     """As `reference`, but only a tag will do."""
-    parsed = reference(text)
+    parsed = reference(text, config)
     if not isinstance(parsed, TagReference):
         raise typer.BadParameter(f"{text}: give a tag, not a digest; only tags are pinned")
     return parsed

@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 import orjson
 from rich.console import Console
-from rich.table import Table
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -38,16 +37,14 @@ def print_json(value: Any) -> None:
 
 
 def print_table(columns: list[str], rows: list[list[str]], *, empty: str) -> None:
-    """The rows as a table, or one sentence where there are none."""
+    """The rows in aligned columns, never cut or folded (they may be piped); one sentence where none are."""
     if not rows:
         out.print(empty, markup=False)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    for number, row in enumerate([columns, *rows]):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        out.print(line, markup=False, style="bold" if number == 0 else None)
 
 
 def print_error(message: str) -> None:

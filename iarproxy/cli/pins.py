@@ -60,7 +60,7 @@ def list_pins(
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List pins: tag, digest, since when, how much of it is held, what upstream offers."""
+    """List pins: tag, digest, since when, what is held."""
     pattern = Pattern(match)
 
     async def command(rooms: Rooms) -> tuple[list[tuple[Pin, DriftState | None, Held]], list[Damage]]:
@@ -97,9 +97,9 @@ def _verdict(drift: DriftState | None) -> str:
 @app.command()
 def show(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show one pin."""
-    wanted = tag_reference(ref)
 
     async def command(rooms: Rooms) -> dict[str, Any]:
+        wanted = tag_reference(ref, rooms.config)
         pin = await _pin(rooms, wanted)
         return pin_as_json(pin, rooms.ledger.peek_drift(wanted), await rooms.mirror.holding.of(pin.descriptor.digest))
 
@@ -126,10 +126,13 @@ async def _pin(rooms: Rooms, reference: TagReference) -> Pin:
 
 @app.command()
 def history(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Show everything the journal knows of a tag: who pinned, what drifted, who changed it and why."""
-    wanted = tag_reference(ref)
+    """Show what the journal knows of a tag.
+
+    Who pinned it, what drifted, who changed it and why.
+    """
 
     async def command(rooms: Rooms) -> list[Event]:
+        wanted = tag_reference(ref, rooms.config)
         return await rooms.ledger.history(wanted)
 
     events = run(config, command)
@@ -139,7 +142,7 @@ def history(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOpti
     print_table(
         ["SERIAL", "WHEN", "WHAT", "BY", "DETAIL"],
         [[str(e.serial), when(e.at), e.kind.value, e.actor, e.reason or _digests(e.body)] for e in events],
-        empty=f"The journal knows nothing of {wanted}.",
+        empty=f"The journal knows nothing of {ref}.",
     )
 
 
@@ -169,13 +172,17 @@ def repin(
     reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the journal with your name.")],
     config: ConfigOption = None,
 ) -> None:
-    """Change a pin on purpose. Refused unless the tag is pinned to exactly the digest you name with --from."""
-    wanted, before, after = tag_reference(ref), digest(old), digest(new)
+    """Change a pin on purpose.
+
+    Refused unless the tag is pinned to exactly the digest that you name with --from.
+    """
+    before, after = digest(old), digest(new)
     if not reason.strip():
         raise typer.BadParameter("--reason is empty; say why, the journal keeps it")
     actor = kernel_actor()
 
     async def command(rooms: Rooms) -> Pin:
+        wanted = tag_reference(ref, rooms.config)
         await _pin(rooms, wanted)
         answer = await rooms.mirror.manifest(wanted.repository, after)
         if rooms.store.find(after) is None:

@@ -7,6 +7,7 @@ Rule 2: workers open their own rooms, after the fork, inside their loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption, load
 from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of
 from iarproxy.config import Config
@@ -33,11 +35,15 @@ log = structlog.get_logger("iarproxy.serve")
 
 
 def serve(config: ConfigOption = None) -> None:
-    """Serve. With no configuration: 127.0.0.1:5000, the usual upstreams, the store in your data folder."""
+    """Serve the mirror.
+
+    With no configuration: 127.0.0.1:5000, the usual upstreams, the store in your data folder.
+    """
+    configure_logging(logging.INFO)
     settings = load(config)
     become_owner(settings.store.path)
-    log.info("configuration", file=str(settings.source or "built-in defaults"), store=str(settings.store.path))
     lock = asyncio.run(_check(settings))
+    log.info("configuration", file=str(settings.source or "built-in defaults"), store=str(settings.store.path))
     with closing(lock), tempfile.TemporaryDirectory(prefix="iarproxy-metrics-") as folder:
         code = supervise(serve_settings(settings, Path(folder)), build, lambda: _again(config, Path(folder), settings))
     raise SystemExit(code)

@@ -132,11 +132,11 @@ def parse_tag_or_digest(text: str) -> Tag | Digest:
     return Digest.parse(text) if ":" in text else Tag(text)
 
 
-def parse_reference(text: str) -> Reference:
+def parse_reference(text: str, default: str = DOCKER_HUB) -> Reference:
     """The reference that a person or a script wrote: `alpine`, `ghcr.io/org/app:1`, `reg:5000/x@sha256:...`.
 
     As in distribution/reference: the first component is a registry if it has a dot or a colon or is `localhost`;
-    else the registry is docker.io. No tag means `latest`. With tag and digest the digest decides.
+    else the registry is `default`. No tag means `latest`. With tag and digest the digest decides.
 
     Raises:
         Malformed: when a part is outside its grammar.
@@ -146,7 +146,7 @@ def parse_reference(text: str) -> Reference:
     if slash and is_registry_like(head):
         registry, path = head, tail
     else:
-        registry, path = DOCKER_HUB, name
+        registry, path = default, name
     path, colon, tag = path.partition(":")
     if not path or (at and not digest) or (colon and not tag):
         raise Malformed(f"not a reference: {text[:200]!r}; expected [REGISTRY/]REPOSITORY[:TAG][@DIGEST]")
