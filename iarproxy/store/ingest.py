@@ -71,6 +71,7 @@ class Leader:
         self._inherited = 0  # bytes that a dead leader left
         self._record = leading.record or Record(State.RUNNING, inode=0)
         self._room = 0
+        self._begun = False  # upstream has answered once: a break is resumed, even one before the first byte
 
     async def run(self) -> None:
         """Lead to the end; the outcome is in the progress and, for other processes, in the lock file."""
@@ -158,7 +159,7 @@ class Leader:
                 raise
             except Unavailable as error:
                 fruitless = 0 if part.length > before else fruitless + 1
-                if part.length == 0 or fruitless >= patience.tries:
+                if not self._begun or fruitless >= patience.tries:
                     raise
                 await self._pause(fruitless, error)
             else:
@@ -178,6 +179,7 @@ class Leader:
         async with AsyncExitStack() as stack:
             transfer = await self._in_time(stack.enter_async_context(self._fetch(part.length)))
             await self._learn(transfer, part)
+            self._begun = True
             chunks = transfer.chunks()
             if isinstance(chunks, AsyncGenerator):
                 await stack.enter_async_context(aclosing(chunks))

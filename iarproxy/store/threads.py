@@ -21,7 +21,7 @@ class Threads:
 
     def __init__(self, workers: int = 4) -> None:
         self.writers: Executor = ThreadPoolExecutor(workers, "store-write")
-        self._slow = ThreadPoolExecutor(workers, "store-slow")
+        self._slow: Executor = ThreadPoolExecutor(workers, "store-slow")
 
     async def quick(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `call` where short work goes."""

@@ -2,6 +2,11 @@
 
     {"digest", "size", "path", "log", "followers", "spread", "pause"}   follow the blob whose bytes are in `path`
     {"put": "text"}                                                     put a small blob
+    {"inline": true}                                                    from now on do all disk work in the main thread
+    {"kill_at": n}                                                      die of SIGKILL right before the n-th disk call
+
+With `--nursery` it imports once and then forks a worker per line {"root", "orders", "answers"}: two named pipes in the
+place of stdin and stdout. It answers each worker's process id.
 
 Each transfer's start and each chunk given is appended to `log`: what upstream would have counted.
 """
@@ -9,11 +14,15 @@ Each transfer's start and each chunk given is appended to `log`: what upstream w
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
+import itertools
 import json
 import os
+import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +89,43 @@ async def digest_of(following: Following, number: int, spread: float) -> str:
     return hasher.hexdigest()
 
 
+class Inline(Executor):
+    """Runs work at once, in the caller's thread: disk calls then come in one order, which can be counted."""
+
+    def submit(self, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001  # the waiter gets it
+            future.set_exception(error)
+        return future
+
+
+def die_before(number: int) -> None:
+    """Count the calls that change files or locks, and die right before the `number`-th."""
+    calls = itertools.count(1)
+
+    def counted(call: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    for name in ("open", "write", "pwrite", "fsync", "fchmod", "chmod", "link", "unlink", "rename", "close"):
+        setattr(os, name, counted(getattr(os, name)))
+    fcntl.flock = counted(fcntl.flock)
+
+
 async def obey(store: Store, order: dict[str, Any]) -> object:
+    if "inline" in order:
+        store._means.threads.close()
+        store._means.threads.writers = store._means.threads._slow = Inline()
+        return "inline"
+    if "kill_at" in order:
+        die_before(order["kill_at"])
+        return "armed"
     if "put" in order:
         data = order["put"].encode()
         return str((await store.put(Digest.of(data), data)).digest)
@@ -93,6 +138,26 @@ async def obey(store: Store, order: dict[str, Any]) -> object:
     return bodies
 
 
+def nursery() -> None:
+    """Fork workers, until stdin ends. Nothing is running yet that a fork could break."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin:
+        born = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            os.dup2(os.open(born["orders"], os.O_RDONLY), 0)
+            os.dup2(os.open(born["answers"], os.O_WRONLY), 1)
+            sys.stdin = open(0, encoding="utf-8")  # noqa: SIM115  # a descriptor; it lives as long as the worker
+            start(born["root"])
+            os._exit(0)
+        print(json.dumps(child), flush=True)  # noqa: T201  # the answer's way
+
+
+def start(root: str) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main(root))
+
+
 async def main(root: str) -> None:
     store = Store.open(Path(root), max_size=10**9, reserve=0, patience=PATIENCE)
     loop = asyncio.get_running_loop()
@@ -103,5 +168,7 @@ async def main(root: str) -> None:
 
 
 if __name__ == "__main__":
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main(sys.argv[1]))
+    if sys.argv[1] == "--nursery":
+        nursery()
+    else:
+        start(sys.argv[1])

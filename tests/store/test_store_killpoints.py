@@ -1,87 +1,96 @@
-"""Killed at every system call of an ingest and a put: a final name holds all its bytes, and the next start heals."""
+"""Killed before every disk call of an ingest and a put: a final name holds all its bytes, and the next start heals."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from store_world import some_bytes
+import store_nursery
+from iarproxy.oci import Digest
+from iarproxy.store import Store
+from store_nursery import WORKER, Nursery
+from store_world import QUICK, Source, body_of, settled, some_bytes
 
-WORKER = Path(__file__).with_name("store_worker.py")
-DATA = some_bytes(100_000)
-NAME = hashlib.sha256(DATA).hexdigest()
-SMALL = '{"schemaVersion": 2}'
-SMALL_NAME = hashlib.sha256(SMALL.encode()).hexdigest()
-CALLS = ["openat", "write", "pwrite64", "fsync", "fchmod", "link,linkat", "unlink,unlinkat", "close", "flock"]
-AT_MOST = 12  # of each; a run of one ingest and one put makes fewer than that of most
+nursery = store_nursery.nursery
 
-pytestmark = pytest.mark.real("strace")
+DATA = some_bytes(40_000)
+SMALL = b'{"schemaVersion": 2}'
+AT_MOST = 200
 
 
-def orders(folder: Path) -> str:
+def orders(folder: Path) -> list[dict[str, Any]]:
     """One cold blob, then one manifest."""
     (folder / "blob").write_bytes(DATA)
-    log = {"path": str(folder / "blob"), "log": str(folder / "log"), "followers": 1, "spread": 0, "pause": 0}
-    return json.dumps({"digest": f"sha256:{NAME}", "size": len(DATA)} | log) + "\n" + json.dumps({"put": SMALL}) + "\n"
+    follow = {"digest": str(Digest.of(DATA)), "size": len(DATA), "path": str(folder / "blob")}
+    follow |= {"log": str(folder / "log"), "followers": 1, "spread": 0, "pause": 0}
+    return [follow, {"put": SMALL.decode()}]
 
 
-def paths(root: Path) -> list[str]:
-    """The files whose calls are counted: those of the ingest, the final names and their folders."""
-    ingest, blobs = root / "ingest", root / "blobs" / "sha256"
-    names = [ingest / f"sha256-{NAME}.lock", ingest / f"sha256-{NAME}.part", blobs, blobs / NAME, blobs / SMALL_NAME]
-    names += [root / "checksums", root / "usage", ingest]
-    return [word for name in names for word in ("-P", str(name))]
-
-
-def run_killed(folder: Path, call: str, number: int) -> bool:
-    """Run the worker, killed at the `number`-th of these calls; whether it came to that."""
-    root = folder / "store"
-    strace = ["strace", "-f", "-qq", "-o", "/dev/null", *paths(root), "-e", f"trace={call}"]
-    strace += ["-e", f"inject={call}:signal=KILL:when={number}"]
-    done = subprocess.run(
-        [*strace, sys.executable, WORKER, root], input=orders(folder), capture_output=True, text=True, check=False, timeout=60
-    )  # fmt: skip
-    assert done.returncode in (0, -9, 137), done.stderr
-    return done.returncode != 0
-
-
-def check(folder: Path) -> list[str]:
+async def wrong_after(folder: Path) -> list[str]:
     """What is wrong after the kill, and after the next start has served the same again."""
-    blobs, ingest = folder / "store" / "blobs" / "sha256", folder / "store" / "ingest"
+    blobs, ingest, source = folder / "store" / "blobs" / "sha256", folder / "store" / "ingest", Source(DATA)
     wrong = [path.name for path in blobs.iterdir() if hashlib.sha256(path.read_bytes()).hexdigest() != path.name]
-    done = subprocess.run(
-        [sys.executable, WORKER, folder / "store"], input=orders(folder), capture_output=True, text=True, check=False
-    )
-    if done.stdout.splitlines()[1:] != [json.dumps([NAME]), json.dumps(f"sha256:{SMALL_NAME}")]:
-        wrong.append(done.stdout + done.stderr)
-    wrong += [path.name for path in ingest.iterdir()]
-    if sorted(os.listdir(blobs)) != sorted([NAME, SMALL_NAME]):  # noqa: PTH208  # names are what is compared
+    store = Store.open(folder / "store", max_size=10**9, reserve=0, patience=QUICK)
+    if await body_of(store.follow(source.digest, None, source.fetch)) != DATA:
+        wrong.append("the body")
+    await store.put(Digest.of(SMALL), SMALL)
+    await settled(store)
+    await store.close()
+    if sorted(path.name for path in blobs.iterdir()) != sorted([source.digest.hex, Digest.of(SMALL).hex]):
         wrong.append("a blob is missing")
-    return wrong
+    return wrong + [path.name for path in ingest.iterdir()]
 
 
-def kill_at_each(folder: Path, call: str) -> tuple[int, list[str]]:
-    """How many kill points of `call` there were, and what was wrong after them."""
+async def test_killed_before_every_disk_call(tmp_path: Path, nursery: Nursery) -> None:
+    """At each point: no corrupt final file; the same requests then succeed, and no ingest file is left."""
     wrong: list[str] = []
-    for number in range(1, AT_MOST + 1):
-        place = folder / f"{call}-{number}"
+    points = 0
+    while points < AT_MOST:
+        place = tmp_path / str(points)
         place.mkdir()
-        if not run_killed(place, call, number):
-            return number - 1, wrong
-        wrong += [f"{call} {number}: {what}" for what in check(place)]
-    return AT_MOST, wrong
+        worker = nursery.worker(place / "store")
+        worker.order(inline=True)
+        worker.order(kill_at=points + 1)
+        for order in orders(place):
+            worker.order(**order)
+        died = worker.died(answers=4)
+        wrong += [f"{points + 1}: {what}" for what in await wrong_after(place)]
+        if not died:
+            break
+        points += 1
+    assert wrong == []
+    assert 50 < points < AT_MOST
 
 
-def test_killed_at_every_call(tmp_path: Path) -> None:
-    """At each kill point: no corrupt final file; the same requests then succeed, and no ingest file is left."""
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda call: kill_at_each(tmp_path, call), CALLS))
-    assert [wrong for _, wrongs in found for wrong in wrongs] == []
-    assert sum(points for points, _ in found) >= 24
+@pytest.mark.real("strace")
+@pytest.mark.parametrize(("call", "least"), {"fsync": 5, "link,linkat": 3, "unlink,unlinkat": 3, "fchmod": 2}.items())
+async def test_killed_by_the_kernel(tmp_path: Path, call: str, least: int) -> None:
+    """The same by strace, at each of the calls that order the publish protocol, the opening of a new store included."""
+    wrong: list[str] = []
+    points = 0
+    while points < AT_MOST:
+        place = tmp_path / str(points)
+        place.mkdir()
+        strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}"]
+        strace += [
+            "-e",
+            f"inject={call}:signal=KILL:when={points + 1}",
+            sys.executable,
+            str(WORKER),
+            str(place / "store"),
+        ]
+        lines = "".join(json.dumps(order) + "\n" for order in ({"inline": True}, *orders(place)))
+        done = subprocess.run(strace, input=lines, capture_output=True, text=True, check=False, timeout=60)
+        assert done.returncode in (0, -9, 137), done.stderr
+        if done.returncode == 0:
+            break
+        points += 1
+        wrong += [f"{call} {points}: {what}" for what in await wrong_after(place)]
+    assert wrong == []
+    assert points >= least

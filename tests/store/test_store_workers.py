@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,42 +11,17 @@ from typing import Any
 
 import pytest
 
+import store_nursery
 from iarproxy.oci import Digest
 from iarproxy.store import Store
+from store_nursery import Nursery, Worker
 from store_world import some_bytes
 
-WORKER = Path(__file__).with_name("store_worker.py")
+nursery = store_nursery.nursery
+
 SIZE = 1024 * 1024
 SEEDS = 30
 SLACK = 6 * 16 * 1024  # chunks that a killed leader had taken from upstream and not yet written
-
-
-class Worker:
-    """A `store_worker` process."""
-
-    def __init__(self, root: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, WORKER, root], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.answer() == "ready"
-
-    def order(self, **order: Any) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-
-    def answer(self) -> Any:
-        assert self.process.stdout is not None
-        return json.loads(self.process.stdout.readline())
-
-    def end(self, *, kill: bool = False) -> None:
-        if kill:
-            self.process.kill()
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.close()
-        self.process.wait(20)
-        self.process.stdout.close()
 
 
 class Upstream:
@@ -87,17 +59,17 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def steady(root: Path) -> Iterator[Worker]:
+def steady(nursery: Nursery, root: Path) -> Iterator[Worker]:
     """A worker that lives through the test."""
-    worker = Worker(root)
+    worker = nursery.worker(root)
     yield worker
     worker.end()
 
 
-def test_two_workers_many_followers_one_transfer(root: Path, steady: Worker, tmp_path: Path) -> None:
+def test_two_workers_many_followers_one_transfer(root: Path, nursery: Nursery, steady: Worker, tmp_path: Path) -> None:
     """Sixty followers of two processes, joining over time, make one transfer of exactly the blob."""
     upstream = Upstream(tmp_path, 1)
-    other = Worker(root)
+    other = nursery.worker(root)
     for worker in (steady, other):
         worker.order(**upstream.order(followers=30))
     bodies = steady.answer() + other.answer()
@@ -108,14 +80,14 @@ def test_two_workers_many_followers_one_transfer(root: Path, steady: Worker, tmp
     assert list((root / "ingest").iterdir()) == []
 
 
-def test_a_killed_leader_is_succeeded(root: Path, steady: Worker, tmp_path: Path) -> None:
+def test_a_killed_leader_is_succeeded(root: Path, nursery: Nursery, steady: Worker, tmp_path: Path) -> None:
     """Whenever the leading process is killed: all bodies of the other one are right, nothing is fetched twice but the
     bytes that the dead one had not written, and no ingest file is left.
     """
     wrong = []
     for seed in range(SEEDS):
         upstream, chance = Upstream(tmp_path, seed), random.Random(seed)
-        leader = Worker(root)
+        leader = nursery.worker(root)
         leader.order(**upstream.order(followers=2))
         upstream.await_bytes(1)
         steady.order(**upstream.order())
@@ -129,14 +101,14 @@ def test_a_killed_leader_is_succeeded(root: Path, steady: Worker, tmp_path: Path
     assert wrong == []
 
 
-def test_killed_before_anybody_else_asked(root: Path, tmp_path: Path) -> None:
+def test_killed_before_anybody_else_asked(root: Path, nursery: Nursery, tmp_path: Path) -> None:
     """With nobody left to take over, the next process resumes what is there."""
     upstream = Upstream(tmp_path, 1)
-    first = Worker(root)
+    first = nursery.worker(root)
     first.order(**upstream.order())
     upstream.await_bytes(SIZE // 2)
     first.end(kill=True)
-    second = Worker(root)
+    second = nursery.worker(root)
     second.order(**upstream.order())
     bodies = second.answer()
     second.end()
@@ -147,11 +119,13 @@ def test_killed_before_anybody_else_asked(root: Path, tmp_path: Path) -> None:
     assert list((root / "ingest").iterdir()) == []
 
 
-async def test_all_blobs_are_sound_after_the_kills(root: Path, steady: Worker, tmp_path: Path) -> None:
+async def test_all_blobs_are_sound_after_the_kills(
+    root: Path, nursery: Nursery, steady: Worker, tmp_path: Path
+) -> None:
     """Three processes, two of them killed in turn, on four blobs at once: every final name holds its bytes."""
     upstreams = [Upstream(tmp_path, seed) for seed in range(4)]
     for upstream in upstreams:
-        doomed = [Worker(root) for _ in range(2)]
+        doomed = [nursery.worker(root) for _ in range(2)]
         for worker in (*doomed, steady):
             worker.order(**upstream.order(followers=2))
         for number, worker in enumerate(doomed):
