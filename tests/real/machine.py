@@ -166,9 +166,9 @@ class Proxy:
     def get(self, target: str, method: str = "GET", **headers: str) -> Answer:
         return ask(self.port, target, method, **headers)
 
-    def leftovers(self) -> list[str]:
-        """Ingest data that lies around."""
-        return sorted(path.name for path in (self.store / "ingest").glob("*.part"))
+    def wait_for_clean_ingest(self) -> None:
+        """Wait until no ingest data lies around: a commit waits for the disk, the last bytes to clients do not."""
+        until(lambda: not list((self.store / "ingest").glob("*.part")), "a clean ingest folder")
 
 
 class World:
