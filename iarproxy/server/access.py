@@ -28,21 +28,28 @@ def structlog_sink() -> Sink:
 
 
 def record(exchange: Exchange, seconds: float) -> dict[str, str | int | float | None]:
-    """The facts of one answer. `duration` is in milliseconds; absent facts are None."""
+    """The facts of one answer; absent ones are None."""
+    ending = result(exchange.status, exchange.body_bytes, exchange.cache, exchange.outcome, seconds)
+    return {**facts(exchange), **ending}
+
+
+def facts(exchange: Exchange) -> dict[str, str | int | float | None]:
+    """What was asked, by whom, of which upstream."""
     request = exchange.request
     return {
         "method": printable(request.method),
         "path": printable(request.raw_path.partition("?")[0]),
         "ns": printable(exchange.namespace),
-        "status": exchange.status,
-        "bytes": exchange.body_bytes,
         "range": printable(request.headers.get("Range")),
         "user_agent": printable(request.headers.get("User-Agent")),
-        "cache": exchange.cache or None,
         "upstream": exchange.upstream or None,
-        "outcome": exchange.outcome,
-        "duration": round(seconds * 1000, 3),
     }
+
+
+def result(status: int, sent: int, cache: str, outcome: str, seconds: float) -> dict[str, str | int | float | None]:
+    """How it was answered. `duration` is in milliseconds."""
+    took = round(seconds * 1000, 3)
+    return {"status": status, "bytes": sent, "cache": cache or None, "outcome": outcome, "duration": took}
 
 
 def printable(text: str | None) -> str | None:

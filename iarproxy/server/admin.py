@@ -109,6 +109,7 @@ class AdminFace:
     def probes(self) -> web.Application:
         """Health and metrics only."""
         app = web.Application(middlewares=[_as_json_errors])
+        app.on_response_prepare.append(_anonymous)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/metrics", self._metrics_text)
@@ -186,6 +187,10 @@ async def _soon(answer: Awaitable[Any]) -> Any:
         raise StoreUnavailable(f"the disk did not answer within {_PATIENCE:g} s") from error
     except OSError as error:
         raise LedgerUnavailable(f"a file cannot be read: {error.strerror}") from error
+
+
+async def _anonymous(_: web.Request, answer: web.StreamResponse) -> None:
+    answer.headers.popall("Server", None)
 
 
 @web.middleware

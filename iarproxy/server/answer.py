@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_VALUE = re.compile(r"[\x20-\x7e]*", re.ASCII)
+_FIELDS = re.compile(r"(?:[\x20-\x7e]+\r\n)*", re.ASCII)
 _LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -44,11 +44,10 @@ class Answer:
 
     def head(self, connection: str = "") -> bytes:
         """Status line and headers. `connection`: the value of `Connection`; empty: HTTP/1.1's default."""
-        lines = [_LINES[self.status], _ALWAYS, _date(int(time.time()))]  # noqa: TID251  # the wire's Date, no decision
-        for name, value in self.headers.items():
-            if _VALUE.fullmatch(value) is None:
-                raise ValueError(f"the value of {name} is not printable ASCII")
-            lines.append(f"{name}: {value}\r\n")
+        fields = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        if _FIELDS.fullmatch(fields) is None or fields.count("\n") != len(self.headers):
+            raise ValueError(f"a header is not one line of printable ASCII: {fields!r}")
+        lines = [_LINES[self.status], _ALWAYS, _date(int(time.time())), fields]  # noqa: TID251  # no decision hangs on it
         if self.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             lines.append(f"Content-Length: {len(self.body) if self.length is None else self.length}\r\n")
         if connection:

@@ -21,6 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 
 from iarproxy.server.answer import Answer
 from iarproxy.server.errors import malformed_http
+from iarproxy.server.hot import HotLane, is_one_head
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
@@ -55,12 +56,14 @@ class Done:
 class Connection(RequestHandler):
     """One client connection of a `RegistryServer`."""
 
-    __slots__ = ("_emptied", "_heard")
+    __slots__ = ("_aligned", "_emptied", "_heard", "head")
 
     def __init__(self, server: RegistryServer, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._emptied: asyncio.Future[None] | None = None
         self._heard = False
+        self._aligned = True  # every packet so far was the head of one request: packets and requests are the same
+        self.head: bytes | None = None  # of the request that is answered now, where it came as one packet
 
     @property
     def leaving(self) -> bool:
@@ -88,7 +91,20 @@ class Connection(RequestHandler):
                 self.transport.write(_bytes_of(malformed_http(400, "this port speaks plain HTTP, not TLS")))
                 self.force_close()
                 return
+        lane = cast("RegistryServer", self._manager).lane if self._manager is not None else None
+        if lane is not None:
+            self._aligned = self._aligned and is_one_head(data)
+            alone = self._aligned and self.idle and not self.writing_paused and not self.leaving
+            self.head = data if alone else None
+            wire = lane.answer(data) if alone else None
+            if wire is not None and self.transport is not None:
+                self._answered_hot(self.transport, wire)
+                return
         super().data_received(data)
+
+    def _answered_hot(self, transport: asyncio.Transport, wire: bytes) -> None:
+        transport.write(wire)
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
 
     def resume_writing(self) -> None:
         """All bytes are with the kernel."""
@@ -138,8 +154,9 @@ class Connection(RequestHandler):
 class RegistryServer(web.Server):
     """Makes the connections of one listener; `draining` is set when the process is about to leave."""
 
-    def __init__(self, handler: Handler, *, header_deadline: float = 20.0) -> None:
+    def __init__(self, handler: Handler, *, lane: HotLane | None = None, header_deadline: float = 20.0) -> None:
         super().__init__(cast("Any", handler), handler_cancellation=False)
+        self.lane = lane
         self.draining = False
         self._settings: dict[str, Any] = {
             "loop": self._loop,

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 
 from aiohttp import web
 
-from iarproxy.server.connection import Handler
 from iarproxy.server.listeners import Role
+from iarproxy.server.registry import Answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Faces:
         close: releases everything; has a few seconds.
     """
 
-    registry: Callable[[str], Handler]
+    registry: Callable[[str], Answering]
     admin: web.Application | None
     probes: web.Application | None
     beat: Callable[[], Awaitable[None]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import assert_never
 
 from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned, Standing
@@ -53,6 +54,7 @@ def warning(text: str) -> str:
     return f'299 - "{quoted}"'
 
 
+@lru_cache(maxsize=4096)
 def rfc3339(moment: datetime) -> str:
     """`2026-11-22T10:00:00Z`: UTC, whole seconds."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

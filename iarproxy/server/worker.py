@@ -159,7 +159,8 @@ async def _serve(faces: Faces, settings: ServeSettings, listeners: list[Listener
 
 
 def _door(faces: Faces, settings: ServeSettings, listener: Listener) -> Door:
-    server = RegistryServer(faces.registry(listener.address), header_deadline=settings.header_deadline)
+    answering = faces.registry(listener.address)
+    server = RegistryServer(answering, lane=answering.lane, header_deadline=settings.header_deadline)
     return Door(listener.sock, server, settings.max_connections)
 
 

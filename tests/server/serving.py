@@ -224,7 +224,8 @@ async def serving(
     """A registry face in front of `mirror`."""
     loop = asyncio.get_running_loop()
     face = RegistryFace(mirror, routes, pace=pace or Pace(), **settings)
-    server = RegistryServer(face.on("the-listener"), header_deadline=header_deadline)
+    answering = face.on("the-listener")
+    server = RegistryServer(answering, lane=answering.lane, header_deadline=header_deadline)
     if unix is not None:
         listener: Any = await loop.create_unix_server(server, str(unix))
         served = Served(0, server, str(unix))

@@ -1,0 +1,45 @@
+"""What the registry face needs from others, named by the verb."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
+
+from iarproxy.mirror.answers import BlobBody, ManifestAnswer, ReferrersAnswer, TagList
+from iarproxy.oci import Digest, Repository, Tag
+
+
+class Mirror(Protocol):
+    """What the face asks of the mirror; each may raise `Refused` or `Unavailable`."""
+
+    async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
+        """The verified manifest of a tag or digest."""
+        ...
+
+    async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
+        """A blob to be entered with `async with`, which may raise too."""
+        ...
+
+    async def blob_size(self, repository: Repository, digest: Digest) -> int:
+        """A blob's size in bytes; starts no transfer."""
+        ...
+
+    async def tags(self, repository: Repository) -> TagList:
+        """All tags."""
+        ...
+
+    async def referrers(
+        self, repository: Repository, digest: Digest, artifact_types: tuple[str, ...]
+    ) -> ReferrersAnswer:
+        """What refers to a digest."""
+        ...
+
+
+class Count(Protocol):
+    """Where finished answers are counted; `iarproxy.metrics` is one."""
+
+    def answered(
+        self, *, kind: str, upstream: str, status: int, outcome: str, cache: str, sent: int, seconds: float
+    ) -> None:
+        """One answer ended. `sent`: bytes of its body; `seconds`: from the request's head to the last byte."""
+        ...
