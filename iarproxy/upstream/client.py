@@ -64,6 +64,7 @@ class Client:
         name: the upstream's canonical name, for messages.
         url: its configured base.
         blobs: how many blobs may be under way at once.
+        policy: what may be dialled; None: what the URL says.
     """
 
     def __init__(
@@ -75,10 +76,11 @@ class Client:
         timeouts: Timeouts,
         blobs: int = 32,
         ca_file: Path | None = None,
+        policy: Policy | None = None,
     ) -> None:
         self.name = name
         self.url = url
-        self.policy = Policy.of(url)
+        self.policy = policy or Policy.of(url)
         self.timeouts = timeouts
         self.blob_slots = asyncio.Semaphore(blobs)
         self._session = aiohttp.ClientSession(

@@ -27,13 +27,13 @@ _Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Lookup: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_CGNAT = ipaddress.IPv4Network("100.64.0.0/10")
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA ever gave out
 _PRIVATE = tuple(
     ipaddress.ip_network(net) for net in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
-_TUNNELS = tuple(
-    ipaddress.IPv6Network(net) for net in ("::/96", "::ffff:0:0/96", "2002::/16", "2001::/32", "64:ff9b:1::/48")
-)
+_TUNNELS = tuple(ipaddress.IPv6Network(net) for net in ("2002::/16", "2001::/32"))
+_LOOPBACK_4 = ipaddress.IPv4Network("127.0.0.0/8")
+_LOOPBACK_6 = ipaddress.IPv6Network("::1/128")
 # Names that no public DNS answers for: whoever writes one means a private registry.
 _PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".corp", ".intranet", ".svc", ".test")
 
@@ -56,19 +56,15 @@ class AddressRefused(OSError):
 
 def reach_of(address: _Address) -> Reach:
     """Where `address` leads; what is not known to be harmless is FORBIDDEN."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address in _NAT64:
-            return reach_of(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        if address.is_loopback:
-            return Reach.LOOPBACK
-        if any(address in net for net in _TUNNELS):
-            return Reach.FORBIDDEN
-    if address.is_loopback:
+    if isinstance(address, ipaddress.IPv6Address) and address in _NAT64:
+        return reach_of(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    if address in (_LOOPBACK_6 if address.version == 6 else _LOOPBACK_4):  # noqa: PLR2004  # IP version 6
         return Reach.LOOPBACK
-    if any(address.version == net.version and address in net for net in _PRIVATE):
+    if any(address in net for net in _PRIVATE):
         return Reach.PRIVATE
     harmless = address.is_global and not address.is_multicast and not address.is_reserved
-    return Reach.PUBLIC if harmless else Reach.FORBIDDEN
+    known = address.version == 4 or (address in _UNICAST and not any(address in net for net in _TUNNELS))  # noqa: PLR2004
+    return Reach.PUBLIC if harmless and known else Reach.FORBIDDEN
 
 
 def parse_address(host: str) -> _Address | None:

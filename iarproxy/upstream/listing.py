@@ -30,7 +30,7 @@ _MAX_BYTES = 16 * 2**20  # of all pages
 _PAGE = 1000  # tags asked for per page; ECR takes no more
 _LONG_LIST_FOR = 60.0  # seconds
 _NO_API_FOR = 60.0
-_LINK = re.compile(r'[ \t]*<([^<>]{1,4096})>[ \t]*((?:;[^,"]*(?:"[^"]*")?)*)', re.ASCII)
+_LINK = re.compile(r'<([^<>]{1,4096})>((?:[^,"]|"[^"]*")*)', re.ASCII)
 _NEXT = re.compile(r";[ \t]*rel[ \t]*=[ \t]*\"?next\"?[ \t]*(?:;|\Z)", re.ASCII | re.IGNORECASE)
 # What registries without the API answer: distribution 404, others as they please (clients.md 11.3, U21).
 _NO_API = frozenset({400, 404, 405, 406, 501})

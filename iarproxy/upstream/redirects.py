@@ -8,6 +8,7 @@ Rule 3: a Location may be a signed URL: a secret. It is sent as it came, and nev
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import aiohttp
@@ -17,6 +18,8 @@ from iarproxy.errors import UpstreamWrong
 from iarproxy.upstream.client import Client
 
 _MAX_HOPS = 5
+# Printable ASCII without what only sloppy readers allow in a URL; after a scheme of the web an authority must follow.
+_SPELLING = re.compile(r"(?!https?:(?!//[^/?#]))[!#-;=?-\[\]-~]+", re.ASCII | re.IGNORECASE)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -88,14 +91,11 @@ def next_hop(name: str, url: URL, location: str | None) -> URL:
 
 def _parsed(url: URL, location: str | None) -> URL | None:
     # What a signed URL signs is its exact spelling: it is neither decoded nor quoted anew.
-    if (
-        not location
-        or not location.isascii()
-        or not location.isprintable()
-        or any(each in location for each in ' "<>\\')
-    ):
+    if not location or _SPELLING.fullmatch(location) is None:
         return None
     try:
-        return url.join(URL(location, encoded=True))
+        target = url.join(URL(location, encoded=True))
+        found = bool(target.host and target.port)  # an encoded URL is parsed only now that it is looked at
     except ValueError:
         return None
+    return target if found else None
