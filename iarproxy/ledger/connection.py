@@ -24,6 +24,10 @@ from iarproxy.errors import LedgerDamaged, LedgerUnavailable
 
 WAL_IS_SAFE = (3, 51, 3)
 _BUSY = 5.0  # seconds
+_SETTINGS = (
+    *(f"busy_timeout={int(_BUSY * 1000)}", "mmap_size=0", "trusted_schema=OFF", "cell_size_check=ON"),
+    *("foreign_keys=ON", "synchronous=EXTRA", "fullfsync=ON", "checkpoint_fullfsync=ON"),
+)
 _NOW_UNABLE = frozenset(
     {
         *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL),
@@ -47,13 +51,19 @@ def create_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def connect(path: Path) -> Connection:
-    """A connection to the existing file `path`, with the settings of rules 1 and 2."""
+def connect(path: Path, *, wal: bool | None = None) -> Connection:
+    """A connection to the existing file `path`, with the settings of rules 1 and 2; `wal` None: as `uses_wal` says.
+
+    Raises:
+        LedgerUnavailable: when another connection keeps the file in the other journal mode.
+    """
+    mode = "wal" if wal or (wal is None and uses_wal()) else "truncate"
     engine = create_engine("sqlite+pysqlite://", poolclass=NullPool, creator=lambda: _dial(path))
     connection = engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     try:
-        for pragma in _settings():
+        for pragma in _SETTINGS:
             connection.exec_driver_sql(f"PRAGMA {pragma}")
+        _switch(connection, mode)
     except BaseException:
         connection.close()
         raise
@@ -114,12 +124,10 @@ def _dial(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _settings() -> tuple[str, ...]:
-    mode = "WAL" if uses_wal() else "TRUNCATE"
-    return (
-        *(f"busy_timeout={int(_BUSY * 1000)}", "mmap_size=0", "trusted_schema=OFF", "cell_size_check=ON"),
-        *("foreign_keys=ON", f"journal_mode={mode}", "synchronous=EXTRA"),
-    )
+def _switch(connection: Connection, mode: str) -> None:
+    found = connection.exec_driver_sql(f"PRAGMA journal_mode={mode}").scalar_one()
+    if found != mode:
+        raise LedgerUnavailable(f"the ledger keeps its journal mode {found} and cannot be switched to {mode} now")
 
 
 def _roll_back(connection: Connection) -> None:

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from iarproxy.errors import IarproxyError, LedgerDamaged, LedgerUnavailable
 from iarproxy.ledger import drift, journal, pins
-from iarproxy.ledger.connection import failures, meaning_of, savepoint, transaction, uses_wal
+from iarproxy.ledger.connection import failures, meaning_of, savepoint, transaction
 from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import JournalFile
 from iarproxy.ledger.lock import FileLock
@@ -62,13 +62,21 @@ class Database:
     """The open ledger. For one thread of one process; made by `opening.open_database`."""
 
     def __init__(
-        self, path: Path, connection: Connection, lock: FileLock, outside: JournalFile, now: Callable[[], datetime]
+        self,
+        path: Path,
+        connection: Connection,
+        lock: FileLock,
+        outside: JournalFile,
+        now: Callable[[], datetime],
+        *,
+        wal: bool,
     ) -> None:
         self.path = path
         self.connection = connection
         self.now = now
         self._lock = lock
         self._outside = outside
+        self._wal = wal
         self._file = path.stat()
         self._schema = self._pragma("schema_version")
         self._version = self._pragma("data_version")
@@ -162,7 +170,7 @@ class Database:
             self._version = -1  # others' entries lie between: read them all at the next look
 
     def _readers_turn(self) -> AbstractContextManager[None]:
-        return nullcontext() if uses_wal() else self._lock.held(shared=True, patience=PATIENCE)
+        return nullcontext() if self._wal else self._lock.held(shared=True, patience=PATIENCE)
 
     def _insist_same(self) -> None:
         try:

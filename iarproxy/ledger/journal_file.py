@@ -11,8 +11,9 @@ Rule 4: after a failed write or sync, what was written since the last good sync 
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,11 +42,32 @@ class Tail:
     claimed: int = 0
 
 
+def sync_fully(descriptor: int) -> None:
+    """Wait until the disk has it; on macOS `fsync` alone leaves it in the drive's cache."""
+    command = getattr(fcntl, "F_FULLFSYNC", None)
+    if command is None:
+        os.fsync(descriptor)
+    else:
+        fcntl.fcntl(descriptor, command)
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """How the file is written and synced; replaced where a disk that fails is wanted."""
+
+    write: Callable[[int, bytes | memoryview], int] = os.write
+    sync: Callable[[int], None] = sync_fully
+
+
+DISK = Disk()
+
+
 class JournalFile:
     """The file, open for appending. Its directory must exist; the file is created, mode 0600."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, disk: Disk = DISK) -> None:
         self.path = path
+        self._disk = disk
         self._tail = Tail()
         self._suspect = False
         self._descriptor = -1
@@ -81,10 +103,10 @@ class JournalFile:
                     f"{self.path} and the database tell different histories; run `iarproxy ledger verify`"
                 )
             data = b"".join(entry.line() for entry in page)
-            _write(self._descriptor, data)
+            _write(self._descriptor, data, self._disk)
             end = tail.end + len(data)
             tail = Tail(page[-1].head, end, end, page[-1].serial)
-        os.fsync(self._descriptor)
+        self._disk.sync(self._descriptor)
         self._tail, self._suspect = tail, False
 
     def close(self) -> None:
@@ -133,8 +155,8 @@ def export(pages: Iterable[list[Entry]], path: Path) -> None:
     try:
         os.fchmod(descriptor, 0o600)
         for page in pages:
-            _write(descriptor, b"".join(entry.line() for entry in page))
-        os.fsync(descriptor)
+            _write(descriptor, b"".join(entry.line() for entry in page), DISK)
+        DISK.sync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -166,7 +188,7 @@ def _look(descriptor: int, start: Tail, size: int) -> Tail:
     return Tail(head, end, size, head.serial + broken)
 
 
-def _write(descriptor: int, data: bytes) -> None:
+def _write(descriptor: int, data: bytes, disk: Disk) -> None:
     view = memoryview(data)
     while view:
-        view = view[os.write(descriptor, view) :]
+        view = view[disk.write(descriptor, view) :]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from sqlalchemy import Connection
 
 from iarproxy.errors import ConfigError, LedgerDamaged
 from iarproxy.ledger import journal, pins, schema
-from iarproxy.ledger.connection import connect, create_file, failures, transaction
+from iarproxy.ledger.connection import connect, create_file, failures, transaction, uses_wal
 from iarproxy.ledger.database import PATIENCE, Database, project
 from iarproxy.ledger.journal import Head
-from iarproxy.ledger.journal_file import NAME, JournalFile, Tail, look, sync_directory
+from iarproxy.ledger.journal_file import DISK, NAME, Disk, JournalFile, Tail, look, sync_directory
 from iarproxy.ledger.lock import FileLock
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.ledger.values import EventKind
@@ -41,8 +41,12 @@ def open_database(
     store_is_empty: bool,
     now: Callable[[], datetime],
     create: bool = True,
+    wal: bool | None = None,
+    disk: Disk = DISK,
 ) -> Database:
     """The ledger at `path`, checked, for the calling thread.
+
+    `wal` is for tests of the other journal mode; None: what suits the SQLite linked here.
 
     Raises:
         ConfigError: when it is missing, foreign, altered or older than the journal file; says what to do.
@@ -51,18 +55,21 @@ def open_database(
     if not path.parent.is_dir():
         raise ConfigError(f"the directory of the ledger {path} does not exist")
     with _or_no_start(), failures(path), ExitStack() as undo:
-        lock = FileLock(lock_path(path))
-        undo.callback(lock.close)
+        lock = undo.enter_context(closing(FileLock(lock_path(path))))
         with lock.held(patience=PATIENCE):
             if not path.exists():
                 _may_make(path, look(path.with_name(NAME)), store_is_empty=store_is_empty, create=create)
                 create_file(path)
                 sync_directory(path.parent)
-            connection = _checked(path, store_identity, store_is_empty=store_is_empty, create=create, now=now)
-            undo.callback(connection.close)
-            outside = _outside(path, connection)
-            undo.callback(outside.close)
-            database = Database(path, connection, lock, outside, now)
+            wal = uses_wal() if wal is None else wal
+            connection = undo.enter_context(closing(connect(path, wal=wal)))
+            if schema.is_blank(connection):
+                _may_make(path, look(path.with_name(NAME)), store_is_empty=store_is_empty, create=create)
+                found_ledger(connection, store_identity, now)
+            _insist_sound(path, connection, store_identity)
+            outside = undo.enter_context(closing(JournalFile(path.with_name(NAME), disk)))
+            _reconcile(path, connection, outside)
+            database = Database(path, connection, lock, outside, now, wal=wal)
         undo.pop_all()
         return database
 
@@ -97,21 +104,6 @@ def _or_no_start() -> Iterator[None]:
         raise ConfigError(text if "iarproxy ledger" in text else f"{text}; {WAY_OUT}") from damaged
 
 
-def _checked(
-    path: Path, store_identity: str, *, store_is_empty: bool, create: bool, now: Callable[[], datetime]
-) -> Connection:
-    connection = connect(path)
-    try:
-        if schema.is_blank(connection):
-            _may_make(path, look(path.with_name(NAME)), store_is_empty=store_is_empty, create=create)
-            found_ledger(connection, store_identity, now)
-        _insist_sound(path, connection, store_identity)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
 def _insist_sound(path: Path, connection: Connection, store_identity: str) -> None:
     if path.stat().st_size <= _SMALL and (problems := structure_problems(connection)):
         raise LedgerDamaged(f"the ledger {path} is damaged: {problems[0].splitlines()[0][:200]}")
@@ -130,16 +122,6 @@ def _may_make(path: Path, tail: Tail, *, store_is_empty: bool, create: bool) -> 
         raise ConfigError(f"the ledger {path} is missing or blank but its journal {NAME} is not; {WAY_OUT}")
     if not store_is_empty:
         raise ConfigError(f"the ledger {path} is missing or blank but the store is not empty; {WAY_OUT}")
-
-
-def _outside(path: Path, connection: Connection) -> JournalFile:
-    outside = JournalFile(path.with_name(NAME))
-    try:
-        _reconcile(path, connection, outside)
-    except BaseException:
-        outside.close()
-        raise
-    return outside
 
 
 def _reconcile(path: Path, connection: Connection, outside: JournalFile) -> None:

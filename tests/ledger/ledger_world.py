@@ -12,6 +12,7 @@ from typing import Any
 
 from iarproxy.ledger import Ledger
 from iarproxy.ledger.database import Database
+from iarproxy.ledger.journal_file import DISK, Disk
 from iarproxy.ledger.opening import open_database
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_INDEX
@@ -67,9 +68,16 @@ async def opened(
         await ledger.close()
 
 
-def database(path: Path, *, empty: bool = True, now: Callable[[], datetime] = utc_now) -> Database:
+def database(
+    path: Path,
+    *,
+    empty: bool = True,
+    now: Callable[[], datetime] = utc_now,
+    wal: bool | None = None,
+    disk: Disk = DISK,
+) -> Database:
     """The same without thread and loop."""
-    return open_database(path, store_identity=STORE, store_is_empty=empty, now=now)
+    return open_database(path, store_identity=STORE, store_is_empty=empty, now=now, wal=wal, disk=disk)
 
 
 def sql(path: Path, statement: str, *values: Any) -> list[Any]:

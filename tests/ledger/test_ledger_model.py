@@ -107,5 +107,5 @@ class Pinning(RuleBasedStateMachine):
 
 TestPinning = Pinning.TestCase
 TestPinning.settings = settings(
-    max_examples=12, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=10, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
 )
