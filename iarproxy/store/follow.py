@@ -291,7 +291,10 @@ class Following:
         # Either the file was cut short behind our back or the manifest lies: only the bytes can tell.
         if await self._means.threads.slow(is_sound, blob):
             return blob
-        await self._means.threads.slow(self._means.press.quarantine, self._digest, "its size or bytes changed")
+        try:
+            await self._means.threads.slow(self._means.press.quarantine, self._digest, "its size or bytes changed")
+        except OSError as error:
+            raise translated(error, f"moving {self._digest.short} to quarantine") from error
         return None
 
     def _leave(self) -> None:
@@ -299,4 +302,5 @@ class Following:
             self._progress.release()
             return
         ingest, self._ingest = self._ingest, None
+        self._progress = Progress()  # the shared one is no longer ours to release
         ingest.leave()

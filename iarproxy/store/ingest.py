@@ -71,7 +71,8 @@ class Leader:
         self._inherited = 0  # bytes that a dead leader left
         self._record = leading.record or Record(State.RUNNING, inode=0)
         self._room = 0
-        self._begun = False  # upstream has answered once: a break is resumed, even one before the first byte
+        self._begun = False  # upstream has answered once: a break is resumed, even one before the first byte; till
+        # then upstream's own room has tried enough, and its answer is everybody's
 
     async def run(self) -> None:
         """Lead to the end; the outcome is in the progress and, for other processes, in the lock file."""
@@ -132,6 +133,7 @@ class Leader:
         if self._progress.fd < 0:
             self._progress.attach(await self._means.threads.obtain(self._open_for_reading, os.close))
         self._inherited = os.fstat(part.fileno()).st_size
+        self._begun = self._inherited > 0
         self._progress.grow(self._inherited, self._record.size)
         while self._inherited and await self._slow(part.catch_up, "reading an ingest"):
             self._progress.touch()

@@ -153,7 +153,7 @@ async def test_sizes_around_the_tail(store: Store, size: int, known: str) -> Non
     assert store.find(source.digest) is not None
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cuts=st.lists(st.integers(1, 300_000), max_size=6),
     clean=st.booleans(),
@@ -284,3 +284,32 @@ def test_patience_is_in_order() -> None:
     """Followers outlast the leader's watchdog, so that its reason reaches them first."""
     for patience in (Patience(), QUICK):
         assert patience.stall > patience.watchdog
+
+
+async def test_kept_waits_for_the_commit(open_store: OpenStore) -> None:
+    """After the last byte one can wait until the store holds the blob, as leader and as follower elsewhere."""
+    one, two = await open_store(), await open_store()
+    source = Source(some_bytes(MIB), pause=0.001)
+
+    async def is_kept(store: Store) -> bool:
+        async with store.follow(source.digest, None, source.fetch) as held:
+            await read_on(held)
+            return await held.kept()
+
+    assert all(await asyncio.gather(is_kept(one), is_kept(two)))
+    assert await is_kept(one)
+
+
+async def test_an_upstream_that_fails_while_a_takeover_begins(open_store: OpenStore) -> None:
+    """Where bytes are there already, even the first refused connection is tried again."""
+    one, two = await open_store(), await open_store()
+    source = Source(some_bytes(MIB), chunk=10_000, pause=0.001)
+    async with one.follow(source.digest, None, source.fetch):
+        pass
+    await one.close()
+    source.refuses = UpstreamUnavailable("connection refused")
+    asked = asyncio.create_task(body_of(two.follow(source.digest, None, source.fetch)))
+    while len(source.starts) < 2:
+        await asyncio.sleep(0)
+    source.refuses = None
+    assert await asked == source.data

@@ -69,7 +69,7 @@ async def test_killed_before_every_disk_call(tmp_path: Path, nursery: Nursery) -
 
 
 @pytest.mark.real("strace")
-@pytest.mark.parametrize(("call", "least"), {"fsync": 5, "link,linkat": 3, "unlink,unlinkat": 3, "fchmod": 2}.items())
+@pytest.mark.parametrize(("call", "least"), {"fsync": 5, "link,linkat": 3, "fchmod": 2}.items())
 async def test_killed_by_the_kernel(tmp_path: Path, call: str, least: int) -> None:
     """The same by strace, at each of the calls that order the publish protocol, the opening of a new store included."""
     wrong: list[str] = []
