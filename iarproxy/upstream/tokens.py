@@ -150,15 +150,20 @@ class Tokens:
             table.popitem(last=False)
 
     async def _token(self, realm: Realm, stale: Token | None) -> Token:
-        token = await self._flights.once(realm, lambda: self._obtain(realm, stale))
+        return await self._flights.once(realm, lambda: self._obtain(realm, stale))
+
+    async def _obtain(self, realm: Realm, stale: Token | None) -> Token:
+        """A token from another worker, or a new one; remembered before anybody else may ask for one."""
+        token = await self._shared(realm, stale) or await self._issued(realm)
         self._remember(self._tokens, realm, token)
         return token
 
-    async def _obtain(self, realm: Realm, stale: Token | None) -> Token:
-        """A token from another worker, or a new one."""
+    async def _shared(self, realm: Realm, stale: Token | None) -> Token | None:
         shared = _load(await self._cache.get(self._key(realm)))
-        if shared and self._now().timestamp() < shared.fresh_until and (stale is None or shared.secret != stale.secret):
-            return shared
+        good = shared is not None and self._now().timestamp() < shared.fresh_until
+        return shared if good and (stale is None or shared != stale) else None
+
+    async def _issued(self, realm: Realm) -> Token:
         status, body, retry_after = await self._ask(realm)
         if status != _HTTP_OK:
             raise self._refusal(realm, status, retry_after)

@@ -75,14 +75,17 @@ async def test_which_failures(error: IarproxyError, waits: list[float]) -> None:
 async def test_waits_are_spread() -> None:
     """The same failure at the same moment does not bring all callers back at the same moment."""
     seen = set()
-    for jitter in (0.0, 0.3, 0.999):
+    for share in (0.0, 0.3, 0.999):
         waited = Waits()
+
+        def jitter(share: float = share) -> float:
+            return share
 
         async def attempt() -> None:
             raise UpstreamUnavailable("x")
 
         with pytest.raises(UpstreamUnavailable):
-            await Retry(tries=2, sleep=waited, jitter=lambda jitter=jitter: jitter).run("it", attempt)
+            await Retry(tries=2, sleep=waited, jitter=jitter).run("it", attempt)
         seen.add(waited.seconds[0])
         assert 0.125 <= waited.seconds[0] < 0.375
     assert len(seen) == 3
