@@ -46,12 +46,12 @@ class Blobs:
             Unavailable: it is not held and upstream cannot be had.
         """
         await self._access.require(repository, digest)
-        body = self._held(digest) or self._growing(repository, digest, size or self._memory.size_of(digest))
+        body = self._held(digest) or self._growing(repository, digest, size or self._memory.size_of(repository, digest))
         try:
             await body.__aenter__()
         except StoreFull as error:
             log.warning("blob relayed, not kept", repository=str(repository), digest=str(digest), reason=str(error))
-            body = await self._relayed(repository, digest, size or self._memory.size_of(digest))
+            body = await self._relayed(repository, digest, size or self._memory.size_of(repository, digest))
         except UnknownBlob as error:
             body = await self._manifest_as_blob(repository, digest, error)
         try:
@@ -66,7 +66,7 @@ class Blobs:
         if held is not None:
             return held.size
         told = await self._upstreams[repository.registry].blob_size(repository.name, digest)
-        size = told if told is not None else self._memory.size_of(digest)
+        size = told if told is not None else self._memory.size_of(repository, digest)
         if size is None:
             raise UpstreamUnavailable(f"{repository.registry} does not tell the size of {digest}; GET it instead")
         return size

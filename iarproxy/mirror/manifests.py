@@ -147,7 +147,7 @@ class Manifests:
         manifest = _verified(repository, fetched, digest)
         await self._store.put(manifest.descriptor.digest, manifest.raw)
         await self._access.learn(repository, manifest)
-        return self._memory.keep(manifest)
+        return self._memory.learn(repository, manifest)
 
     # --- follow ------------------------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class Manifests:
     async def _load(self, reference: DigestReference) -> Manifest:
         found = await self.held(reference.digest)
         if found is not None:
-            return found
+            return self._memory.learn(reference.repository, found)
         upstream = self._upstreams[reference.repository.registry]
         fetched = await upstream.manifest(reference.repository.name, reference.digest)
         try:
@@ -213,7 +213,8 @@ class Manifests:
         except StoreUnavailable as error:
             # Its name is its digest: verified bytes may be answered although there is no room to keep them.
             log.warning("manifest not kept", reference=str(reference), reason=str(error))
-            return self._memory.keep(_verified(reference.repository, fetched, reference.digest))
+            verified = _verified(reference.repository, fetched, reference.digest)
+            return self._memory.learn(reference.repository, verified)
 
 
 def _verified(repository: Repository, fetched: FetchedManifest, digest: Digest | None) -> Manifest:

@@ -1,10 +1,13 @@
-"""Verified manifests of this worker in memory, and the sizes of blobs that they tell. Both bounded."""
+"""Verified manifests of this worker in memory, and the sizes of blobs that they tell. Both bounded.
+
+Rule: a size is what a manifest of the same repository said. Another repository's publisher may write anything.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 
-from iarproxy.oci import Digest, Manifest
+from iarproxy.oci import Digest, Manifest, Repository
 
 _MANIFEST_BYTES = 64 * 2**20
 _SIZES = 200_000
@@ -16,7 +19,7 @@ class ManifestMemory:
     def __init__(self) -> None:
         self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
         self._bytes = 0
-        self._sizes: OrderedDict[Digest, int] = OrderedDict()
+        self._sizes: OrderedDict[tuple[Repository, Digest], int] = OrderedDict()
 
     def get(self, digest: Digest) -> Manifest | None:
         """The manifest, if it is in memory."""
@@ -26,19 +29,23 @@ class ManifestMemory:
         return found
 
     def keep(self, manifest: Manifest) -> Manifest:
-        """Remember a verified manifest and the sizes of what it names."""
+        """Remember a verified manifest."""
         if manifest.descriptor.digest not in self._manifests:
             self._manifests[manifest.descriptor.digest] = manifest
             self._bytes += manifest.descriptor.size
-        for blob in manifest.blobs:
-            self._sizes[blob.digest] = blob.size
         while self._bytes > _MANIFEST_BYTES:
             _, oldest = self._manifests.popitem(last=False)
             self._bytes -= oldest.descriptor.size
-        while len(self._sizes) > _SIZES:
-            self._sizes.popitem(last=False)
         return manifest
 
-    def size_of(self, digest: Digest) -> int | None:
-        """The size in bytes that a manifest told for a blob; None: none did."""
-        return self._sizes.get(digest)
+    def learn(self, repository: Repository, manifest: Manifest) -> Manifest:
+        """Remember what a manifest that `repository` serves says of its blobs' sizes; the manifest too."""
+        for blob in manifest.blobs:
+            self._sizes[repository, blob.digest] = blob.size
+        while len(self._sizes) > _SIZES:
+            self._sizes.popitem(last=False)
+        return self.keep(manifest)
+
+    def size_of(self, repository: Repository, digest: Digest) -> int | None:
+        """The size in bytes that a manifest of the repository told for a blob; None: none did."""
+        return self._sizes.get((repository, digest))

@@ -4,6 +4,8 @@ Rule 1: per process and digest there is one task; it watches another process's l
         a follower that leaves or is cancelled changes nothing for it.
 Rule 2: every tick it tries the lock: a leader that died is succeeded within a tenth of a second.
 Rule 3: a follower that was sent bytes of an abandoned ingest fails; one that was sent none joins the next.
+Rule 4: a refusal is the answer to whoever asked, not to everybody: one repository's 404 or 403 is no other's. Who
+        followed somebody else's request asks upstream itself.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Self
 
-from iarproxy.errors import IarproxyError, StoreUnavailable, Unavailable, UpstreamWrong
+from iarproxy.errors import IarproxyError, Refused, StoreUnavailable, Unavailable, UpstreamWrong
 from iarproxy.oci import Digest
 from iarproxy.store.blobs import StoredBlob, find, is_sound
 from iarproxy.store.claim import Claim, Leading, Published, Superseded, Watching, claim, examine, give_back
@@ -28,19 +30,24 @@ from iarproxy.store.transfer import Fetch
 from iarproxy.store.watch import Notices, Watch
 
 _log = logging.getLogger(__name__)
-_RESTARTS: Final = 3
+_RESTARTS: Final = 10
 
 
 class Ingest:
-    """One digest that arrives, here or in another process; `progress` is what followers see of it."""
+    """One digest that arrives, here or in another process; `progress` is what followers see of it.
+
+    Attributes:
+        leads: whether `fetch` is what upstream was asked by; False: another process's was, so far.
+    """
 
     def __init__(self, means: Means, notices: Notices, digest: Digest, size: int | None, fetch: Fetch) -> None:
         self.progress = Progress()
+        self.fetch = fetch
+        self.leads = False
         self._means = means
         self._notices = notices
         self._digest = digest
         self._size = size
-        self._fetch = fetch
         self._followers = 0
         self._running = True
         self._over = asyncio.Event()
@@ -85,8 +92,9 @@ class Ingest:
                     self.progress.publish(blob)
                     return
                 case Leading():
+                    self.leads = True
                     leader = Leader(
-                        self._means, self._digest, step, self.progress, fetch=self._fetch, expected=self._size
+                        self._means, self._digest, step, self.progress, fetch=self.fetch, expected=self._size
                     )
                     await leader.run()
                     return
@@ -185,10 +193,13 @@ class Following:
 
     size: int
 
-    def __init__(self, means: Means, digest: Digest, size: int | None, join: Callable[[], Ingest]) -> None:
+    def __init__(
+        self, means: Means, digest: Digest, size: int | None, fetch: Fetch, join: Callable[[], Ingest]
+    ) -> None:
         self._means = means
         self._digest = digest
         self._expected = size
+        self._fetch = fetch
         self._join = join
         self._ingest: Ingest | None = None
         self._progress: Progress
@@ -256,21 +267,27 @@ class Following:
     async def _wait(self, beyond: int) -> None:
         patience = self._means.patience
         while True:
-            if self._progress.failure is not None:
-                raise self._progress.failure.error()
-            if self._progress.abandoned:
+            failure = self._progress.failure
+            if failure is not None and not self._answered_another(failure):
+                raise failure.error()
+            if self._progress.ended:
                 await self._start_over()
             elif self._progress.agreed or self._progress.sendable() > beyond:
                 return
             else:
                 await self._progress.change(patience.stall + self._progress.written / patience.rehash_rate)
 
+    def _answered_another(self, failure: Failure) -> bool:
+        """Whether this is a refusal of somebody else's request, and ours has not been made."""
+        ours = self._ingest is None or (self._ingest.leads and self._ingest.fetch is self._fetch)
+        return not ours and isinstance(failure.error(), Refused)
+
     async def _start_over(self) -> None:
         if self._sent:
             raise Unavailable(f"the first bytes of {self._digest.short} were wrong and are fetched anew; ask again")
         self._restarts += 1
         if self._restarts > _RESTARTS:
-            raise Unavailable(f"{self._digest.short} was abandoned {_RESTARTS} times; ask again")
+            raise Unavailable(f"{self._digest.short} was given up {_RESTARTS} times by others; ask again")
         self._leave()
         await self._hold()
 

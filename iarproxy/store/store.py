@@ -185,7 +185,7 @@ class Store:
         `size` is in bytes, as the manifest says; None: unknown. Whoever leads uses its own `fetch`, so the bytes may
         come by another caller's.
         """
-        return Following(self._means, digest, size, partial(self._join, digest, size, fetch))
+        return Following(self._means, digest, size, fetch, partial(self._join, digest, size, fetch))
 
     def _join(self, digest: Digest, size: int | None, fetch: Fetch) -> Ingest:
         known = self._ingests.get(digest)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ from iarproxy.errors import (
 )
 from iarproxy.oci import Digest
 from iarproxy.store import TAIL, Patience, Store
-from store_world import MIB, QUICK, OpenStore, Source, body_of, leftovers, read_on, settled, some_bytes
+from store_world import MIB, QUICK, OneTransfer, OpenStore, Source, body_of, leftovers, read_on, settled, some_bytes
 
 open_store = store_world.open_store
 store = store_world.store
@@ -313,3 +315,24 @@ async def test_an_upstream_that_fails_while_a_takeover_begins(open_store: OpenSt
         await asyncio.sleep(0)
     source.refuses = None
     assert await asked == source.data
+
+
+async def test_a_refusal_is_nobody_elses_answer(open_store: OpenStore) -> None:
+    """A repository without the blob gets its 404; who followed that request, in any worker, asks upstream itself."""
+    one, two = await open_store(), await open_store()
+    source = Source(some_bytes(MIB))
+    asked = asyncio.Event()
+
+    @asynccontextmanager
+    async def refusing(offset: int) -> AsyncIterator[OneTransfer]:
+        asked.set()
+        await asyncio.sleep(0.1)
+        raise UnknownBlob(f"this repository has no such blob, at {offset} neither")
+        yield OneTransfer(None, 0, source, 0)
+
+    wrong = asyncio.create_task(body_of(one.follow(source.digest, None, refusing)))
+    await asked.wait()
+    right = await asyncio.gather(*(body_of(each.follow(source.digest, None, source.fetch)) for each in (one, two)))
+    assert right == [source.data] * 2
+    with pytest.raises(UnknownBlob):
+        await wrong
