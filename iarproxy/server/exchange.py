@@ -7,7 +7,7 @@ Rule 2: a client that goes away is normal: it is counted, never logged as an err
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import TYPE_CHECKING, Literal, cast
 
 from aiohttp.http import HttpVersion11
@@ -70,13 +70,18 @@ class Exchange:
 
     async def stream(self, answer: Answer, spans: AsyncIterable[FileSpan | bytes], *, ready: bool) -> None:
         """Send the head at once, then the body as it becomes available; both at once if it is `ready` and small."""
-        if ready and (answer.length or 0) <= SMALL:
-            body = await gather(spans)
-            if len(body) != answer.length:
-                raise StoreUnavailable("a stored file is shorter than its size says")
-            return await self._wire.write(self._head(answer) + body)
-        await self._wire.write(self._head(answer))
-        return await self._wire.send(spans)
+        try:
+            if ready and (answer.length or 0) <= SMALL:
+                body = await gather(spans)
+                if len(body) != answer.length:
+                    raise StoreUnavailable("a stored file is shorter than its size says")
+                await self._wire.write(self._head(answer) + body)
+            else:
+                await self._wire.write(self._head(answer))
+                await self._wire.send(spans)
+        finally:
+            if isinstance(spans, AsyncGenerator):
+                await spans.aclose()  # before the body that it reads from is released
 
     def cut(self, outcome: Outcome) -> None:
         """Break the connection."""

@@ -26,6 +26,7 @@ from gunicorn.errors import HaltServer
 from iarproxy import metrics
 from iarproxy.errors import ConfigError, IarproxyError
 from iarproxy.server.faces import Build, ServeSettings
+from iarproxy.server.limits import raise_file_limit, require_c_parser
 from iarproxy.server.listeners import Listener, inherited_listeners, open_listeners
 from iarproxy.server.notify import Notifier
 from iarproxy.server.quiet import Quiet
@@ -53,9 +54,11 @@ def serve(
         environment: of this process; None: the real one.
 
     Raises:
-        ConfigError: an address cannot be listened on; nothing was started.
+        ConfigError: an address cannot be listened on, or the HTTP parser is the slow one; nothing was started.
     """
     told = os.environ if environment is None else environment
+    require_c_parser()
+    raise_file_limit()
     listeners = open_listeners(settings.addresses, inherited_listeners(told))
     if settings.metrics_dir is not None:
         metrics.clear(settings.metrics_dir)
@@ -265,6 +268,7 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn ships no types
             _log.error("not reloaded; the old configuration stays", reason=str(error), exc_info=not foreseen)
             self.app.settings = before
         self.num_workers = self.app.settings.workers or os.cpu_count() or 1
+        self.timeout = self.app.settings.worker_timeout
         self._notifier.ready()
 
     def _read_again(self) -> ServeSettings:

@@ -19,9 +19,10 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -31,6 +32,7 @@ from iarproxy.errors import IarproxyError
 from iarproxy.server.connection import RegistryServer
 from iarproxy.server.door import Door
 from iarproxy.server.faces import Build, Faces, ServeSettings, WorkerContext
+from iarproxy.server.limits import connection_limit
 from iarproxy.server.listeners import Listener, Role
 
 if TYPE_CHECKING:
@@ -129,22 +131,28 @@ async def work(
     except Exception as error:  # noqa: BLE001  # whatever it is, the master must hear that the worker never served
         _log.critical("a worker cannot start", exc_info=error)
         return BOOT_FAILED
-    beating = asyncio.create_task(_beat(faces, beat, master, leave, context.settings), name="beat")
+    life = partial(_beat, faces, beat, master, leave, context.settings)
     try:
-        await _serve(faces, context.settings, list(listeners), leave)
+        await _serve(faces, context.settings, list(listeners), leave, life)
     finally:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT):
                 await faces.close()
-        beating.cancel()
     return 0
 
 
-async def _serve(faces: Faces, settings: ServeSettings, listeners: list[Listener], leave: asyncio.Event) -> None:
+async def _serve(
+    faces: Faces,
+    settings: ServeSettings,
+    listeners: list[Listener],
+    leave: asyncio.Event,
+    life: Callable[[], Coroutine[None, None, None]],
+) -> None:
     doors = [_door(faces, settings, each) for each in listeners if each.role is Role.REGISTRY]
     runners = [await _open_app(app, sock) for app, sock in _apps(faces, listeners)]
     for door in doors:
         door.open()
+    beating = asyncio.create_task(life(), name="beat")  # its first sign of life means: this worker serves
     await leave.wait()
     deadline = asyncio.get_running_loop().time() + settings.graceful_timeout
     for door in doors:
@@ -156,12 +164,13 @@ async def _serve(faces: Faces, settings: ServeSettings, listeners: list[Listener
         await door.close()
     for runner in runners:
         await runner.cleanup()
+    beating.cancel()
 
 
 def _door(faces: Faces, settings: ServeSettings, listener: Listener) -> Door:
     answering = faces.registry(listener.address)
     server = RegistryServer(answering, lane=answering.lane, header_deadline=settings.header_deadline)
-    return Door(listener.sock, server, settings.max_connections)
+    return Door(listener.sock, server, connection_limit(settings.max_connections))
 
 
 def _apps(faces: Faces, listeners: Iterable[Listener]) -> list[tuple[web.Application, socket.socket]]:
@@ -188,7 +197,7 @@ async def _beat(
     while True:
         try:
             await faces.beat()
-        except (IarproxyError, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # rule 2: it came back
             if not failing:
                 _log.error("the store cannot be read", reason=str(error))
             failing = True
