@@ -94,3 +94,24 @@ async def test_killed_by_the_kernel(tmp_path: Path, call: str, least: int) -> No
         wrong += [f"{call} {points}: {what}" for what in await wrong_after(place)]
     assert wrong == []
     assert points >= least
+
+
+@pytest.mark.real("strace")
+def test_a_disk_that_cannot_sync(tmp_path: Path) -> None:
+    """The kernel says EIO to each fsync after the opening: the client gets its bytes, and nothing gets a final name."""
+    strace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:error=EIO:when=2+"]
+    root = tmp_path / "store"
+    Store.open(root, max_size=1)
+    follow = orders(tmp_path)[0]
+    done = subprocess.run(
+        [*strace, sys.executable, str(WORKER), str(root)],
+        input="".join(json.dumps(order) + "\n" for order in ({"inline": True}, follow)),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == json.dumps([Digest.of(DATA).hex])
+    assert list((root / "blobs" / "sha256").iterdir()) == []
+    assert list((root / "ingest").iterdir()) == []
