@@ -83,6 +83,7 @@ class Client:
         self.policy = policy or Policy.of(url)
         self.timeouts = timeouts
         self.blob_slots = asyncio.Semaphore(blobs)
+        self._tls = None if ca_file is None else _tls(name, ca_file)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=blobs + _SPARE,
@@ -90,7 +91,6 @@ class Client:
                 dns_cache_max_size=256,
                 resolver=GuardedResolver(self.policy, lookup),
                 socket_factory=self.policy.socket,
-                ssl=_tls(name, ca_file),
                 keepalive_timeout=30,
                 enable_cleanup_closed=sys.version_info < (3, 12, 8),
             ),
@@ -117,8 +117,17 @@ class Client:
         """
         sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
         self._check_host(url)
-        request = self._session.request(method, url, headers=sent, data=data, allow_redirects=False)
+        tls = await self._tls_for(url)
+        request = self._session.request(method, url, headers=sent, data=data, ssl=tls, allow_redirects=False)
         return await self._guarded(request)
+
+    async def _tls_for(self, url: URL) -> ssl.SSLContext | bool:
+        if url.scheme != "https":
+            return True
+        if self._tls is None:
+            # Reading the system's certificates takes 0.1 s of a core: not on the loop, and not before it is needed.
+            self._tls = await asyncio.to_thread(ssl.create_default_context)
+        return self._tls
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The next piece of a body; empty at its end.
@@ -196,7 +205,7 @@ def _cause(error: Exception) -> str:
             return f"the connection broke ({type(error).__name__})"
 
 
-def _tls(name: str, ca_file: Path | None) -> ssl.SSLContext:
+def _tls(name: str, ca_file: Path) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except OSError as error:
