@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from grammar import digests
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grammar import digests
 from iarproxy.errors import DigestInvalid
 from iarproxy.oci import Digest
 

@@ -6,10 +6,10 @@ import json
 from typing import Any
 
 import pytest
-from grammar import descriptors
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grammar import descriptors
 from iarproxy.errors import Malformed, ManifestInvalid
 from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, Platform, parse_manifest
 from iarproxy.oci.manifest import MAX_DESCRIPTORS

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from grammar import descriptors, digests, media_types, sizes
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grammar import descriptors, digests, media_types, sizes
 from iarproxy.errors import ManifestInvalid
 from iarproxy.oci import Descriptor, Digest
 from iarproxy.oci.media_types import is_media_type, without_parameters

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from grammar import digests, names, references, registries, repositories, tags
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grammar import digests, names, references, registries, repositories, tags
 from iarproxy.errors import Malformed, NameInvalid
 from iarproxy.oci import (
     Digest,

@@ -9,10 +9,10 @@ import re
 from urllib.parse import quote
 
 import pytest
-from grammar import digests, names, registries, tags
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from grammar import digests, names, registries, tags
 from iarproxy.errors import DigestInvalid, Malformed, NameInvalid, UnknownName, Unsupported
 from iarproxy.oci import Digest, Repository, Tag
 from iarproxy.oci.request import (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from grammar import names, registries
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grammar import names, registries
 from iarproxy.errors import Malformed, NameInvalid, Refused, UnknownName
 from iarproxy.oci import Repository
 from iarproxy.oci.routing import Routes
