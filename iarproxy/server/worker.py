@@ -36,7 +36,7 @@ from iarproxy.server.limits import connection_limit
 from iarproxy.server.listeners import Listener, Role
 
 if TYPE_CHECKING:
-    from iarproxy.server.supervisor import Application
+    from iarproxy.server.master import Application
 
 _log = structlog.get_logger("iarproxy.server")
 
