@@ -22,7 +22,7 @@ from iarproxy.errors import LedgerDamaged
 from iarproxy.ledger.journal import MAX_LINE, Entry, Head
 
 NAME = "journal.jsonl"
-_WINDOW = 4 * MAX_LINE  # bytes read from the end to find the last good line
+_WINDOWS = (MAX_LINE // 16, 4 * MAX_LINE)  # bytes read from the end to find the last whole line; mostly the first does
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,15 @@ def sync_directory(path: Path) -> None:
 
 
 def _look(descriptor: int, start: Tail, size: int) -> Tail:
-    begin = max(start.end, size - _WINDOW)
+    for window in _WINDOWS:
+        begin = max(start.end, size - window)
+        tail = _look_from(descriptor, start, size, begin)
+        if begin == start.end or tail.end > begin:
+            return tail
+    raise LedgerDamaged(f"the last {_WINDOWS[-1]} bytes of {NAME} hold no whole line; run `iarproxy ledger restore`")
+
+
+def _look_from(descriptor: int, start: Tail, size: int, begin: int) -> Tail:
     lines = os.pread(descriptor, size - begin, begin).split(b"\n")
     offset, head, end, broken = begin, start.head, start.end, 0
     if begin > start.end:  # the window opens inside a line
@@ -183,8 +191,6 @@ def _look(descriptor: int, start: Tail, size: int) -> Tail:
         elif line:
             broken += 1
         offset += len(line) + 1
-    if begin > start.end >= end:
-        raise LedgerDamaged(f"the last {_WINDOW} bytes of {NAME} hold no whole line; run `iarproxy ledger restore`")
     return Tail(head, end, size, head.serial + broken)
 
 

@@ -32,7 +32,7 @@ _AFTER_REMOVAL = "first fetch after its removal"
 _INSERT = insert(PINS)
 _CURRENT = select(PINS).where(*where(PINS, *TAG)).order_by(PINS.c.revision.desc()).limit(1)
 _REVISION = select(PINS).where(*where(PINS, *TAG, "revision"))
-_TAGS = select(PINS.c.tag).distinct().where(*where(PINS, "registry", "repository"))
+_WITHIN = select(PINS).where(*where(PINS, "registry", "repository")).order_by(PINS.c.tag, PINS.c.revision)
 _NAME = [PINS.c[name] for name in TAG]
 _NAMES = (
     select(*_NAME)
@@ -153,16 +153,12 @@ def page(connection: Connection, after: Key, limit: int) -> tuple[list[Pin], lis
 
 
 def tags(connection: Connection, repository: Repository) -> list[str]:
-    """The tags of `repository` that are pinned now."""
-    found = []
+    """The tags of `repository` that are pinned now: names to show; each is answered for when it is asked for."""
     within = {"registry": repository.registry, "repository": repository.name}
-    for name in connection.execute(_TAGS, within).scalars().all():
-        try:
-            state = standing(connection, TagReference(repository, Tag(name)))
-        except IarproxyError:
-            continue  # a list names what can be pulled; `verify` and `damaged` name the rest
-        found += [name] if isinstance(state, Pin) else []
-    return found
+    newest: dict[str, Any] = {}
+    for row in connection.execute(_WITHIN, within):
+        newest[row.tag] = row
+    return [name for name, row in newest.items() if row.digest is not None and is_intact(PINS, row)]
 
 
 def _agree(row: Sequence[Any], entry: Entry) -> bool:

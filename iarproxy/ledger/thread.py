@@ -76,10 +76,12 @@ class LedgerThread:
         try:
             async with asyncio.timeout(deadline):
                 await asyncio.shield(self._opened)
-        except TimeoutError:
+        except BaseException as failure:
             self._stopping = True
-            self._queue.put_nowait(None)
-            raise LedgerUnavailable(f"the ledger did not open within {deadline:g} s") from None
+            self._queue.put_nowait(None)  # should it open after all, it is closed at once
+            if isinstance(failure, TimeoutError):
+                raise LedgerUnavailable(f"the ledger did not open within {deadline:g} s") from None
+            raise
 
     async def read(
         self, work: Callable[[Connection], T], *, kept: Callable[[T], None] | None = None, deadline: float = DEADLINE

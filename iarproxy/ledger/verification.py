@@ -1,7 +1,7 @@
 """Verification: every entry, every row, and the file outside, against each other.
 
 Rule 1: it works beside a running `serve`: it reads a page at a time and holds nothing in between. Only SQLite's own
-        `integrity_check` is one long read, during which writers wait (about 15 ms for each MB).
+        `integrity_check` is one long read, during which writers wait (about 10 ms for each MB).
 Rule 2: it finds and says; it changes nothing.
 """
 
