@@ -48,7 +48,7 @@ class Lists:
         key = f"tags {url}"
         if (kept := await self._cache.get(key)) is not None:
             return [str(tag) for tag in orjson.loads(kept)]
-        what = f"the tags of {repository}"
+        what = f"tags of {repository}"
         ask = Ask("GET", url.with_query({"n": _PAGE}), "application/json")
         bodies = await self._walk(ask, repository, what, optional=False)
         tags = list(dict.fromkeys(tag for body in bodies or () for tag in self._tags_of(body, what)))
@@ -67,7 +67,7 @@ class Lists:
 
     async def referrers(self, repository: str, url: URL) -> bytes | None:
         """See `Upstream.referrers`."""
-        key, what = f"no referrers {url.origin()} {repository}", f"the referrers in {repository}"
+        key, what = f"no referrers {url.origin()} {repository}", f"referrers in {repository}"
         if await self._cache.get(key) is not None:
             return None
         bodies = await self._walk(Ask("GET", url, OCI_INDEX), repository, what, optional=True)
