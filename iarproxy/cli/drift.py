@@ -43,7 +43,9 @@ def check(
 
     async def command(rooms: Rooms) -> list[Checked | Unjudged]:
         wanted = [tag_reference(ref, rooms.config) for ref in refs or []]
-        return await _check_all(rooms, wanted or await _watched(rooms))
+        found = await _check_all(rooms, wanted or await _watched(rooms))
+        await rooms.mirror.holding.settle()  # what upstream no longer offers is fetched now or never
+        return found
 
     results = run(config, command)
     if json:

@@ -114,6 +114,7 @@ async def open_rooms(
         stack.push_async_callback(ledger.close)
         upstreams = await Upstreams.open(config.upstreams, cache_dir=runtime_folder(store, environment))
         stack.push_async_callback(upstreams.close)
+        stack.push_async_callback(store.close)  # before the upstreams: its ingests read from them
         mirror = Mirror(
             store=store,
             ledger=ledger,

@@ -57,6 +57,10 @@ class Holding:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
 
+    async def settle(self) -> None:
+        """Wait for what was started: a process that ends would otherwise leave the promise to nobody."""
+        await asyncio.gather(*self._background, return_exceptions=True)
+
     def start(self, pin: Pin, *, layers: bool) -> None:
         """Complete a pin in the background: its config and child manifests, and with `layers` all its bytes."""
         task = asyncio.create_task(self._complete_quietly(pin, layers=layers), name=f"hold {pin.reference}")

@@ -68,6 +68,20 @@ def test_a_repin_and_the_way_back(world: World) -> None:
     assert (first.digest in events.body.decode(), second.digest in events.body.decode()) == (True, True)
 
 
+def test_drift_completes_what_is_held(world: World) -> None:
+    """Only the manifest was pulled; when upstream moves the tag, the rest of the pinned image is fetched at once."""
+    first = world.registry.push("library/tiny", "1", image("first", 400_000))
+    assert world.proxy.get("/v2/tiny/manifests/1").body == first.manifest
+    world.registry.push("library/tiny", "1", image("second"))
+    found = world.proxy.command("drift", "check", "--json")
+    assert ([each["verdict"] for each in found.json["checked"]], found.status) == (["drifted"], 0)
+    assert "Traceback" not in found.headers["stderr"]
+    [pin] = world.proxy.command("pins", "list", "--json").json["pins"]
+    assert pin["held"] == "complete"
+    world.registry.stop()
+    assert [world.proxy.get(f"/v2/tiny/blobs/{digest}").body for digest in first.blobs] == list(first.blobs.values())
+
+
 def test_a_vanished_tag(world: World) -> None:
     """A tag that upstream deleted is served on, and reported as vanished."""
     pushed = world.registry.push("library/gone", "1", image("gone"))
