@@ -92,3 +92,33 @@ class Containerd:
         assert pulled is not None, self._said
         listed = self._ctr("images", "list", f"name=={reference}") or ""
         return next(word for word in listed.split() if word.startswith("sha256:"))
+
+
+def podman_pull(folder: Path, port: int, name: str) -> str:
+    """Pull from docker.io, for which the registry on `port` is the mirror, into a store of its own; the digest.
+
+    Raises:
+        AssertionError: podman failed; with what it said.
+    """
+    home = Path(tempfile.mkdtemp(dir=folder))
+    (home / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+    (home / "storage.conf").write_text(
+        f'[storage]\ndriver = "vfs"\ngraphroot = "{home}/root"\nrunroot = "{home}/runroot"\n'
+    )
+    (home / "registries.conf").write_text(
+        f'[[registry]]\nlocation = "docker.io"\n[[registry.mirror]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    (home / "containers.conf").write_text('[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n')
+    settings = {
+        "CONTAINERS_STORAGE_CONF": f"{home}/storage.conf",
+        "CONTAINERS_REGISTRIES_CONF": f"{home}/registries.conf",
+        "CONTAINERS_CONF": f"{home}/containers.conf",
+        "TMPDIR": str(home),
+        "HOME": str(home),
+    }
+    pull: Command = ["podman", "pull", "--quiet", "--signature-policy", home / "policy.json", name]
+    pulled = run(pull, **settings)
+    assert pulled.returncode == 0, pulled.stderr
+    looked = run(["podman", "image", "inspect", "--format", "{{.Digest}}", name], **settings)
+    assert looked.returncode == 0, looked.stderr
+    return looked.stdout.strip()

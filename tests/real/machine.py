@@ -90,9 +90,9 @@ class Registry:
 class Proxy:
     """`iarproxy serve` as a process of its own, on ports of its own."""
 
-    def __init__(self, folder: Path, upstream: int, *, workers: int = 2) -> None:
+    def __init__(self, folder: Path, upstream: int, *, workers: int = 2, ports: tuple[int, int] | None = None) -> None:
         self.folder = folder
-        self.port, self.admin = free_port(), free_port()
+        self.port, self.admin = ports or (free_port(), free_port())
         self.config = folder / "iarproxy.toml"
         self.store = folder / "store"
         self._process: Process | None = None

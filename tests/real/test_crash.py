@@ -9,8 +9,8 @@ import pytest
 
 from clients import Containerd, skopeo_copy
 from layers import image
-from machine import World
-from processes import is_open
+from machine import Proxy, World
+from processes import free_port, is_open
 
 pytestmark = [pytest.mark.xdist_group("real"), pytest.mark.real("docker-registry")]
 
@@ -74,6 +74,8 @@ def test_refusals_at_start(tmp_path: Path) -> None:
         assert (second.status, len(second.headers["stderr"].strip().splitlines())) == (1, 1), second.headers
         assert world.proxy.get("/v2/").status == 200
         assert world.proxy.command("pins", "list", "--json").status == 0
+        taken = Proxy(tmp_path / "other", world.registry.port, ports=(world.proxy.port, free_port())).command("serve")
+        assert (taken.status, str(world.proxy.port) in taken.headers["stderr"]) == (1, True), taken.headers
     world.proxy.store.chmod(0o755)
     opened = world.proxy.command("serve")
     assert (opened.status, "chmod 700" in opened.headers["stderr"]) == (1, True), opened.headers

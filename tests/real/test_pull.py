@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clients import Containerd, skopeo_copy
+from clients import Containerd, podman_pull, skopeo_copy
 from layers import Image, image
 from machine import World
 
@@ -70,6 +70,13 @@ def test_two_clients_one_pin(world: World, tiny: Image, tmp_path: Path) -> None:
     with Containerd(world.proxy.port) as client:
         assert client.pull("docker.io/library/tiny:1") == tiny.digest
     assert world.registry.requests() == asked
+
+
+@pytest.mark.root
+@pytest.mark.real("podman")
+def test_podman(world: World, tiny: Image, tmp_path: Path) -> None:
+    """Podman tries TLS on the plain port, pings, and then takes the mirror instead of docker.io."""
+    assert podman_pull(tmp_path, world.proxy.port, "docker.io/library/tiny:1") == tiny.digest
 
 
 @pytest.mark.parametrize(("name", "query"), ROUTES)
