@@ -27,9 +27,9 @@ class Metrics:
     """The counters of one process, and the sum over all that share the folder.
 
     Attributes:
-        pins: by `outcome` (pinned, followed, repinned, refused).
-        drifts: verdicts of the background checks, by `upstream` and `verdict`.
-        upstream: answers of upstreams, by `upstream` and `outcome` (2xx, 4xx, 5xx, timeout, wrong, unavailable).
+        pins: first pins, by `upstream`.
+        drifts: verdicts on pinned tags, by `upstream` and `verdict`.
+        upstream: requests to upstreams, by `upstream` and `outcome` (2xx, 3xx, 4xx, 5xx, timeout, unreachable).
         fetched: bytes received from upstreams, by `upstream`.
     """
 
@@ -60,9 +60,11 @@ class Metrics:
             seconds=Histogram(
                 "iarproxy_request_seconds", "From head to last byte.", ["kind"], buckets=_SECONDS, registry=own
             ),
-            pins=Counter("iarproxy_pins", "Tags resolved.", ["outcome"], registry=own),
+            pins=Counter("iarproxy_pins", "First pins.", ["upstream"], registry=own),
             drifts=Counter("iarproxy_drift_checks", "Verdicts on pinned tags.", ["upstream", "verdict"], registry=own),
-            upstream=Counter("iarproxy_upstream_answers", "Upstreams' answers.", ["upstream", "outcome"], registry=own),
+            upstream=Counter(
+                "iarproxy_upstream_requests", "Requests to upstreams.", ["upstream", "outcome"], registry=own
+            ),
             fetched=Counter("iarproxy_fetched_bytes", "Bytes from upstreams.", ["upstream"], registry=own),
         )
 
@@ -73,6 +75,14 @@ class Metrics:
         self.requests.labels(kind, upstream, f"{status // 100}xx", outcome, cache).inc()
         self.sent.labels(kind).inc(sent)
         self.seconds.labels(kind).observe(seconds)
+
+    def asked(self, upstream: str, outcome: str) -> None:
+        """An upstream was asked; see `upstream.client.Meter`."""
+        self.upstream.labels(upstream, outcome).inc()
+
+    def received(self, upstream: str, count: int) -> None:
+        """An upstream sent so many bytes."""
+        self.fetched.labels(upstream).inc(count)
 
     def render(self, now: Mapping[str, float]) -> bytes:
         """All workers' counters as text, and what holds `now`, by the rest of its name."""

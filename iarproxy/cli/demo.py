@@ -34,65 +34,56 @@ def demo() -> None:
 
 async def _story(folder: Path) -> None:
     async with DemoUpstream() as upstream, _proxy(folder, upstream) as (rooms, base), _client() as session:
-        reference = TagReference(Repository.of(_REGISTRY, _NAME), Tag(_TAG))
         out.print(f"[bold]iarproxy demo[/]: an upstream on port {upstream.port}, a mirror at {base}, all in {folder}\n")
-
+        reference = TagReference(Repository.of(_REGISTRY, _NAME), Tag(_TAG))
         first = upstream.publish(_TAG, "the good build")
         _step(1, f"The publisher pushes {reference}", f"upstream offers {first}")
-
-        pulled = await _pull(session, base)
-        pin = await rooms.ledger.pin_of(reference)
-        _step(
-            2,
-            "A client pulls it through the mirror",
-            f"got {pulled.digest}, {as_bytes(pulled.bytes)}, every byte verified",
-            f"pinned since {when(pin.pinned_at)}; upstream was asked {upstream.requests} times" if pin else "",
-        )
-
-        before = upstream.requests
-        await _pull(session, base)
-        _step(3, "It pulls again", f"upstream was asked {upstream.requests - before} times: all of it is held")
-
+        await _first_pulls(rooms, upstream, session, base, reference)
         moved = upstream.publish(_TAG, "something else under the same name")
         _step(4, "Somebody moves the tag upstream", f"upstream now offers {moved}")
-
         again = await _pull(session, base)
         _step(5, "The client pulls once more", f"still gets {again.digest}", f"unchanged: {again.digest == first}")
-
-        checked = await rooms.mirror.drift.check(reference)
-        verdict = checked.verdict
-        difference = checked.evidence.get("difference", {})
-        _step(
-            6,
-            "The mirror checks what upstream offers",
-            f"verdict: {type(verdict).__name__.lower()}",
-            f"pinned  {verdict.pinned}",
-            f"offered {verdict.offered}" if isinstance(verdict, Drifted) else "",
-            f"evidence kept: manifests, headers, times, what differs: {', '.join(difference)}",
-        )
-
-        warned = await _pull(session, base)
-        _step(
-            7,
-            "Now the answer itself says so",
-            f"IAR-Pin: {warned.headers.get('IAR-Pin', '')}",
-            f"IAR-Upstream-Digest: {warned.headers.get('IAR-Upstream-Digest', '')}",
-            f"Warning: {warned.headers.get('Warning', '')}",
-        )
-
+        await _accusation(rooms, session, base, reference)
         await upstream.stop()
         last = await _pull(session, base)
         _step(8, "Upstream goes down, and the client pulls again", f"got {last.digest}: what is held is served")
-
         events = await rooms.ledger.history(reference)
         _step(9, "The journal has it all", *(f"{when(e.at)}  {e.kind.value:<9} {e.hash[:16]}" for e in events))
         out.print("The pin changes only if a person says so:\n", style="bold")
-        for line in (
-            f"iarproxy pins repin {reference} \\",
-            f"    --from {first} \\",
-            f'    --to {moved} --reason "reviewed"',
-        ):
-            out.print(f"    {line}", markup=False)
+        out.print(f"    iarproxy pins repin {reference} \\\n        --from {first} \\", markup=False)
+        out.print(f'        --to {moved} --reason "reviewed"', markup=False)
+
+
+async def _first_pulls(
+    rooms: Rooms, upstream: DemoUpstream, session: ClientSession, base: str, reference: TagReference
+) -> None:
+    pulled = await _pull(session, base)
+    pin = await rooms.ledger.pin_of(reference)
+    _step(
+        2,
+        "A client pulls it through the mirror",
+        f"got {pulled.digest}, {as_bytes(pulled.bytes)}, every byte verified",
+        f"pinned since {when(pin.pinned_at)}; upstream was asked {upstream.requests} times" if pin else "",
+    )
+    before = upstream.requests
+    await _pull(session, base)
+    _step(3, "It pulls again", f"upstream was asked {upstream.requests - before} times: all of it is held")
+
+
+async def _accusation(rooms: Rooms, session: ClientSession, base: str, reference: TagReference) -> None:
+    checked = await rooms.mirror.drift.check(reference)
+    verdict, difference = checked.verdict, checked.evidence.get("difference", {})
+    _step(
+        6,
+        "The mirror checks what upstream offers",
+        f"verdict: {type(verdict).__name__.lower()}",
+        f"pinned  {verdict.pinned}",
+        f"offered {verdict.offered}" if isinstance(verdict, Drifted) else "",
+        f"evidence kept: manifests, headers, times, what differs: {', '.join(difference)}",
+    )
+    headers = (await _pull(session, base)).headers
+    shown = (f"{name}: {headers.get(name, '')}" for name in ("IAR-Pin", "IAR-Upstream-Digest", "Warning"))
+    _step(7, "Now the answer itself says so", *shown)
 
 
 def _step(number: int, title: str, *lines: str) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Callable
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of
 from iarproxy.config import Config
 from iarproxy.metrics import Metrics
 from iarproxy.mirror.chores import Chores
-from iarproxy.mirror.drift import Checked
 from iarproxy.server import access
 from iarproxy.server.admin import AdminFace
 from iarproxy.server.faces import Faces, ServeSettings, WorkerContext
@@ -91,7 +89,7 @@ async def build(context: WorkerContext) -> Faces:
     config: Config = context.settings.config
     async with AsyncExitStack() as stack:
         metrics = Metrics.open(context.settings.metrics_dir)
-        rooms = await stack.enter_async_context(open_rooms(config, os.environ, on_verdict=_counted(metrics)))
+        rooms = await stack.enter_async_context(open_rooms(config, os.environ, metrics))
         elected = rooms.store.election("chores")
         stack.callback(elected.close)
         chores = Chores(rooms.store, rooms.ledger, rooms.mirror.drift, elected)
@@ -102,6 +100,7 @@ async def build(context: WorkerContext) -> Faces:
             pace=Pace(window=config.server.stall_timeout.total_seconds()),
             log=access.structlog_sink() if config.server.access_log else None,
             count=metrics,
+            peek=rooms.mirror.peek,
         )
         admin = AdminFace(rooms, metrics, leaving=context.leaving)
         chores.start(config.drift.interval)
@@ -115,12 +114,5 @@ async def build(context: WorkerContext) -> Faces:
 
 
 async def _beat(rooms: Rooms) -> None:
-    await rooms.store.stats()
-
-
-def _counted(metrics: Metrics) -> Callable[[Checked], None]:
-    def count(checked: Checked) -> None:
-        upstream = checked.pin.reference.repository.registry
-        metrics.drifts.labels(upstream, type(checked.verdict).__name__.lower()).inc()
-
-    return count
+    """One store read, in a thread: a disk that hangs takes this worker's heartbeat with it."""
+    await asyncio.to_thread((rooms.store.root / "oci-layout").read_bytes)

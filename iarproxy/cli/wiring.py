@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import platformdirs
 from iarproxy.config import Config
 from iarproxy.errors import ConfigError
 from iarproxy.ledger import Ledger
+from iarproxy.metrics import Metrics
 from iarproxy.mirror.drift import Checked
 from iarproxy.mirror.mirror import Mirror
 from iarproxy.oci.routing import Routes
@@ -95,14 +96,14 @@ def routes_of(config: Config) -> Routes:
 async def open_rooms(
     config: Config,
     environment: Mapping[str, str] = os.environ,
-    on_verdict: Callable[[Checked], None] = lambda _: None,
+    metrics: Metrics | None = None,
 ) -> AsyncIterator[Rooms]:
     """Open store, ledger and upstreams, and the mirror over them.
 
     Args:
         config: what to open.
         environment: of the process; only systemd's RUNTIME_DIRECTORY is read.
-        on_verdict: is told each verdict on a pin.
+        metrics: count what happens; None: nobody looks.
 
     Raises:
         ConfigError: one of them cannot be used as it is; the message says what to do.
@@ -112,7 +113,8 @@ async def open_rooms(
         stack.push_async_callback(store.close)
         ledger = await Ledger.open(config.ledger_path, store_identity=store.identity, store_is_empty=store.is_empty())
         stack.push_async_callback(ledger.close)
-        upstreams = await Upstreams.open(config.upstreams, cache_dir=runtime_folder(store, environment))
+        counted = metrics or Metrics.open(None)
+        upstreams = await Upstreams.open(config.upstreams, cache_dir=runtime_folder(store, environment), meter=counted)
         stack.push_async_callback(upstreams.close)
         stack.push_async_callback(store.close)  # before the upstreams: its ingests read from them
         mirror = Mirror(
@@ -122,7 +124,13 @@ async def open_rooms(
             rules=config.rules,
             platforms=config.pins.platforms,
             private=any(each.has_credentials for each in config.upstreams.values()),
-            on_verdict=on_verdict,
+            on_verdict=lambda checked: _count_verdict(counted, checked),
+            on_pin=lambda pin: counted.pins.labels(pin.reference.repository.registry).inc(),
         )
         stack.push_async_callback(mirror.close)
         yield Rooms(config, store, ledger, upstreams, mirror)
+
+
+def _count_verdict(metrics: Metrics, checked: Checked) -> None:
+    upstream = checked.pin.reference.repository.registry
+    metrics.drifts.labels(upstream, type(checked.verdict).__name__.lower()).inc()

@@ -84,12 +84,16 @@ class PinSettings(_Section):
 
 
 class UpstreamSettings(_Section):
-    """`[upstreams."NAME"]`. `auth_hosts`: further hosts that may issue tokens for this registry."""
+    """`[upstreams."NAME"]`. `auth_hosts`: further hosts that may issue tokens for this registry.
+
+    `allow_private`: the name may resolve to private addresses, as that of a registry inside a company does.
+    """
 
     url: str
     username: str | None = None
     password_file: Path | None = None
     anonymous_read: bool = False
+    allow_private: bool = False
     auth_hosts: tuple[str, ...] = ()
     ca_file: Path | None = None
     connect_timeout: Duration = timedelta(seconds=10)

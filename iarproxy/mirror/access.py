@@ -31,6 +31,10 @@ class Access:
         """Record that `repository` served `manifest`, and so links it and what it names."""
         await self._link(repository, (manifest.descriptor.digest, *manifest.links))
 
+    def is_known(self, repository: Repository, digest: Digest) -> bool:
+        """Whether `require` would return without asking anybody."""
+        return not self._private or (repository, digest) in self._known
+
     async def require(self, repository: Repository, digest: Digest) -> None:
         """Return if `repository` may serve the content.
 
@@ -38,7 +42,7 @@ class Access:
             UnknownBlob, Denied: it may not, or has no such content.
             Unavailable: upstream has to be asked and does not answer.
         """
-        if not self._private or (repository, digest) in self._known:
+        if self.is_known(repository, digest):
             return
         if not await self._ledger.linked(repository, digest):
             await self._ask(repository, digest)

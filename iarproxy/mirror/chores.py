@@ -20,6 +20,7 @@ from iarproxy.store import Store
 log = structlog.get_logger("iarproxy.chores")
 
 _INDEX_EVERY = 5.0  # seconds
+_INDEX_SHARE = 20  # it may take a twentieth of the time: listing many pins costs the ledger thread seconds
 _SWEEP_EVERY = 600.0  # seconds
 _INDEX_AT_MOST = 10_000  # pins; beyond it index.json is left to exports
 _PAGE = 1000
@@ -34,6 +35,7 @@ class Chores:
         self._drift = drift
         self._elected = elected
         self._indexed = -1
+        self._index_not_before = 0.0
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, drift_interval: timedelta) -> None:
@@ -65,9 +67,11 @@ class Chores:
 
     async def _index(self) -> None:
         """Name the pinned manifests in index.json, so that any OCI tool can read the store as a layout."""
+        loop = asyncio.get_running_loop()
         serial = await self._ledger.serial()
-        if serial == self._indexed:
+        if serial == self._indexed or loop.time() < self._index_not_before:
             return
+        started = loop.time()
         pins: list[Pin] = []
         while len(pins) < _INDEX_AT_MOST and (
             page := await self._ledger.pins(after=pins[-1].reference if pins else None, limit=_PAGE)
@@ -75,3 +79,4 @@ class Chores:
             pins += page
         await asyncio.to_thread(self._store.write_index, [(str(pin.reference), pin.descriptor) for pin in pins])
         self._indexed = serial
+        self._index_not_before = loop.time() + _INDEX_SHARE * (loop.time() - started)

@@ -90,6 +90,31 @@ class Manifests:
             case _:
                 assert_never(wanted)
 
+    def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
+        """What `answer` would give, where memory alone can tell; None: ask `answer`. Neither waits nor does I/O."""
+        match wanted:
+            case Digest():
+                found = self._peek_manifest(repository, wanted)
+                return None if found is None else ManifestAnswer(repository, found.descriptor, found.raw, ByDigest())
+            case Tag():
+                return self._peek_pinned(TagReference(repository, wanted))
+            case _:
+                assert_never(wanted)
+
+    def _peek_manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
+        return self._memory.get(digest) if self._access.is_known(repository, digest) else None
+
+    def _peek_pinned(self, reference: TagReference) -> ManifestAnswer | None:
+        rule = rule_for(reference, self._rules)
+        pin = self._ledger.peek(reference) if rule.mode is Mode.PIN else None
+        if pin is None:
+            return None
+        drift = self._ledger.peek_drift(reference)
+        manifest = self._peek_manifest(reference.repository, pin.descriptor.digest)
+        return (
+            None if manifest is None or _is_denied(drift, rule) else _pinned_answer(pin, drift, manifest, cached=True)
+        )
+
     async def _by_tag(self, reference: TagReference) -> ManifestAnswer:
         rule = rule_for(reference, self._rules)
         match rule.mode:
@@ -113,17 +138,10 @@ class Manifests:
         if pin is None:
             pin = await self._pinning.once(reference, lambda: self._first_pin(reference))
         drift = self._ledger.peek_drift(reference)
-        _refuse_if_denied(pin, drift, rule)
+        if _is_denied(drift, rule):
+            raise _denial(pin, drift)
         manifest = await self.by_digest(DigestReference(reference.repository, pin.descriptor.digest))
-        return ManifestAnswer(
-            repository=reference.repository,
-            descriptor=pin.descriptor,
-            raw=manifest.raw,
-            standing=Pinned(pin.pinned_at),
-            offered=drift.offered.digest if drift and drift.offered else None,
-            vanished=drift is not None and drift.verdict == "vanished",
-            cached=cached,
-        )
+        return _pinned_answer(pin, drift, manifest, cached=cached)
 
     async def _first_pin(self, reference: TagReference) -> Pin:
         fetched = await self._upstreams[reference.repository.registry].manifest(
@@ -227,12 +245,27 @@ def _verified(repository: Repository, fetched: FetchedManifest, digest: Digest |
         ) from error
 
 
-def _refuse_if_denied(pin: Pin, drift: DriftState | None, rule: TagRule) -> None:
-    if rule.on_drift is not OnDrift.DENY or drift is None or drift.offered is None:
-        return
-    raise Denied(
-        f"{pin.reference} drifted: pinned {pin.descriptor.digest}, upstream offers {drift.offered.digest};"
-        f' `iarproxy pins repin` accepts it, on_drift = "keep" serves what is pinned',
+def _pinned_answer(pin: Pin, drift: DriftState | None, manifest: Manifest, *, cached: bool) -> ManifestAnswer:
+    return ManifestAnswer(
+        repository=pin.reference.repository,
+        descriptor=pin.descriptor,
+        raw=manifest.raw,
+        standing=Pinned(pin.pinned_at),
+        offered=drift.offered.digest if drift and drift.offered else None,
+        vanished=drift is not None and drift.verdict == "vanished",
+        cached=cached,
+    )
+
+
+def _is_denied(drift: DriftState | None, rule: TagRule) -> bool:
+    return rule.on_drift is OnDrift.DENY and drift is not None and drift.offered is not None
+
+
+def _denial(pin: Pin, drift: DriftState | None) -> Denied:
+    offered = drift.offered.digest if drift and drift.offered else None
+    return Denied(
+        f"{pin.reference} drifted: pinned {pin.descriptor.digest}, upstream offers {offered};"
+        ' `iarproxy pins repin` accepts it, on_drift = "keep" serves what is pinned',
         pinned=str(pin.descriptor.digest),
-        offered=str(drift.offered.digest),
+        offered=str(offered),
     )

@@ -41,7 +41,9 @@ class Mirror:
         private: bool = False,
         now: Callable[[], datetime] = _utc_now,
         on_verdict: Callable[[Checked], None] = lambda _: None,
+        on_pin: Callable[[Pin], None] = lambda _: None,
     ) -> None:
+        self._on_pin = on_pin
         self.store = store
         self.ledger = ledger
         memory = ManifestMemory()
@@ -75,6 +77,7 @@ class Mirror:
 
     def _first_pin(self, pin: Pin) -> None:
         self.holding.start(pin, layers=False)
+        self._on_pin(pin)
 
     async def close(self) -> None:
         """End what runs in the background. The rooms stay open: whoever opened them closes them."""
@@ -84,6 +87,10 @@ class Mirror:
     async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
         """The manifest that a client gets; see `Manifests.answer`."""
         return await self._manifests.answer(repository, wanted)
+
+    def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
+        """The manifest that a client gets, where memory alone can tell; see `Manifests.peek`."""
+        return self._manifests.peek(repository, wanted)
 
     async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
         """The blob, to be entered and sent; see `Blobs.open`."""

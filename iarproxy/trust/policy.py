@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 from iarproxy.errors import Malformed
 from iarproxy.oci import TagReference
@@ -48,12 +49,13 @@ class Pattern:
 
     def matches(self, reference: TagReference) -> bool:
         """Whether the whole reference fits this pattern."""
-        return re.fullmatch(self._regex(), str(reference), re.ASCII) is not None
+        return _compiled(self.text).fullmatch(str(reference)) is not None
 
-    def _regex(self) -> str:
-        tail = self.text.rpartition("/")[2]
-        any_tag = "" if ":" in tail else ":[^/:]*"
-        return "".join(_WILD.get(token, re.escape(token)) for token in _TOKEN.findall(self.text)) + any_tag
+
+@lru_cache(maxsize=1024)
+def _compiled(text: str) -> re.Pattern[str]:
+    any_tag = "" if ":" in text.rpartition("/")[2] else ":[^/:]*"
+    return re.compile("".join(_WILD.get(each, re.escape(each)) for each in _TOKEN.findall(text)) + any_tag, re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import aiohttp
 from yarl import URL
@@ -57,6 +57,28 @@ class Timeouts:
     floor: float = 1024.0
 
 
+class Meter(Protocol):
+    """Whoever counts what upstreams are asked and send; `iarproxy.metrics.Metrics` is one."""
+
+    def asked(self, upstream: str, outcome: str) -> None:
+        """One request was answered with a status of the class `outcome` (`2xx`...), or `timeout`, `unreachable`."""
+        ...
+
+    def received(self, upstream: str, count: int) -> None:
+        """So many bytes of a body came."""
+        ...
+
+
+class Unmetered:
+    """Counts nothing."""
+
+    def asked(self, upstream: str, outcome: str) -> None:
+        """Nothing."""
+
+    def received(self, upstream: str, count: int) -> None:
+        """Nothing."""
+
+
 class Client:
     """Sends requests for one upstream.
 
@@ -65,6 +87,7 @@ class Client:
         url: its configured base.
         blobs: how many blobs may be under way at once.
         policy: what may be dialled; None: what the URL says.
+        meter: is told each request and what came.
     """
 
     def __init__(
@@ -77,7 +100,9 @@ class Client:
         blobs: int = 32,
         ca_file: Path | None = None,
         policy: Policy | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter or Unmetered()
         self.name = name
         self.url = url
         self.policy = policy or Policy.of(url)
@@ -119,7 +144,13 @@ class Client:
         self._check_host(url)
         tls = await self._tls_for(url)
         request = self._session.request(method, url, headers=sent, data=data, ssl=tls, allow_redirects=False)
-        return await self._guarded(request)
+        try:
+            response = await self._guarded(request)
+        except UpstreamUnavailable as error:
+            self._meter.asked(self.name, "timeout" if isinstance(error, UpstreamTimeout) else "unreachable")
+            raise
+        self._meter.asked(self.name, f"{response.status // 100}xx")
+        return response
 
     async def _tls_for(self, url: URL) -> ssl.SSLContext | bool:
         if url.scheme != "https":
@@ -135,7 +166,9 @@ class Client:
         Raises:
             UpstreamTimeout, UpstreamUnavailable: it broke off or stalled.
         """
-        return await self._guarded(response.content.readany())
+        piece = await self._guarded(response.content.readany())
+        self._meter.received(self.name, len(piece))
+        return piece
 
     async def drain(self, response: aiohttp.ClientResponse) -> None:
         """Be done with an answer of which only its head mattered; its connection is kept where that costs little."""

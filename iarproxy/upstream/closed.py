@@ -18,9 +18,9 @@ from iarproxy.errors import UnknownName
 from iarproxy.oci import DOCKER_HUB
 from iarproxy.upstream.asking import Asker
 from iarproxy.upstream.cache import SharedCache
-from iarproxy.upstream.client import Client, Timeouts
+from iarproxy.upstream.client import Client, Meter, Timeouts
 from iarproxy.upstream.credentials import Credential
-from iarproxy.upstream.guard import Lookup, SystemLookup
+from iarproxy.upstream.guard import Lookup, Policy, SystemLookup
 from iarproxy.upstream.registry import Upstream
 from iarproxy.upstream.retry import Retry
 from iarproxy.upstream.tokens import Tokens
@@ -51,6 +51,7 @@ class Upstreams:
         lookup: Lookup | None = None,
         retry: Retry | None = None,
         timeouts: Timeouts | None = None,
+        meter: Meter | None = None,
     ) -> Upstreams:
         """Prepare every upstream of the configuration; none is dialled.
 
@@ -61,6 +62,7 @@ class Upstreams:
             lookup: name to addresses; None: the system's.
             retry: instead of the default.
             timeouts: instead of those in `settings`.
+            meter: counts what is asked and what comes; None: nobody does.
 
         Raises:
             ConfigError: a `ca_file` cannot be used.
@@ -73,7 +75,7 @@ class Upstreams:
             held.push_async_callback(cache.close)
             upstreams = {}
             for name, each in settings.items():
-                client = _client(name, each, lookup, timeouts)
+                client = _client(name, each, lookup, timeouts, meter)
                 held.push_async_callback(client.close)
                 tokens = _tokens(name, each, client, cache, now)
                 held.push_async_callback(tokens.close)
@@ -106,15 +108,20 @@ class Upstreams:
         await self._held.aclose()
 
 
-def _client(name: str, settings: UpstreamSettings, lookup: Lookup, timeouts: Timeouts | None) -> Client:
+def _client(
+    name: str, settings: UpstreamSettings, lookup: Lookup, timeouts: Timeouts | None, meter: Meter | None
+) -> Client:
+    url = _api(name, URL(settings.url))
     own = Timeouts(connect=settings.connect_timeout.total_seconds(), read=settings.read_timeout.total_seconds())
     return Client(
         name,
-        _api(name, URL(settings.url)),
+        url,
         lookup=lookup,
         timeouts=timeouts or own,
         blobs=settings.max_connections,
         ca_file=settings.ca_file,
+        policy=Policy.private(url) if settings.allow_private else None,
+        meter=meter,
     )
 
 

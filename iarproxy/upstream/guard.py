@@ -97,6 +97,12 @@ class Policy:
         private = "." not in host or host.endswith(_PRIVATE_SUFFIXES)
         return cls(_REACHES[Reach.PRIVATE if private else Reach.PUBLIC])
 
+    @classmethod
+    def private(cls, url: URL) -> Policy:
+        """As `of`, for an upstream whose public-looking name is known to resolve to private addresses."""
+        found = cls.of(url)
+        return cls(found.allowed | _REACHES[Reach.PRIVATE], found.named)
+
     def allows(self, text: str) -> bool:
         """Whether the address `text` may be dialled."""
         address = parse_address(text)

@@ -219,3 +219,10 @@ async def test_foreign_layers_are_nobodys_business() -> None:
         registry.content.publish("a/b", "1", Published(raw, OCI_MANIFEST))
         assert (await upstream.manifest("a/b", Tag("1"))).raw == raw
         assert trap.log == []
+
+
+def test_allow_private_opens_private_addresses_and_nothing_else() -> None:
+    """`allow_private = true` lets a public-looking name resolve inside a company, but not to loopback or metadata."""
+    url = URL("https://registry.corp.example")
+    opened = [Policy.private(url).allows(text) for text in ("10.1.2.3", "192.0.2.1", "127.0.0.1", "169.254.169.254")]
+    assert (Policy.of(url).allows("10.1.2.3"), opened[0], opened[2:]) == (False, True, [False, False])
