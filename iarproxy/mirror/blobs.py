@@ -84,7 +84,7 @@ class Blobs:
             return False
         await self._access.require(repository, descriptor.digest)
         fetch = self._fetch(repository, descriptor.digest)
-        async with self._store.follow(descriptor.digest, descriptor.size, fetch) as following:
+        async with self._store.follow(descriptor.digest, descriptor.size, fetch, repository) as following:
             position = 0
             while position < following.size:
                 position = await following.readable(position)
@@ -107,7 +107,7 @@ class Blobs:
 
     def _growing(self, repository: Repository, digest: Digest, size: int | None) -> BlobBody:
         fetch = self._fetch(repository, digest)
-        return GrowingBody(self._store.follow(digest, size, fetch), digest, fetch)
+        return GrowingBody(self._store.follow(digest, size, fetch, repository), digest, fetch)
 
     async def _relayed(self, repository: Repository, digest: Digest, size: int | None) -> BlobBody:
         if size is None:

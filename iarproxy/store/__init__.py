@@ -5,7 +5,7 @@ Rule 1: only this room touches the store's names; others hold `StoredBlob`s and 
 
 from iarproxy.store.blobs import StoredBlob
 from iarproxy.store.disk import Disk, OsDisk
-from iarproxy.store.follow import Following
+from iarproxy.store.following import Following
 from iarproxy.store.layout import ServingLock
 from iarproxy.store.means import Patience
 from iarproxy.store.progress import TAIL

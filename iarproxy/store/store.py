@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -23,7 +23,8 @@ from iarproxy.oci.digest import ALGORITHMS
 from iarproxy.store.blobs import StoredBlob, find, read_all
 from iarproxy.store.claim import sweep
 from iarproxy.store.disk import Disk, OsDisk, translated
-from iarproxy.store.follow import Following, Ingest
+from iarproxy.store.follow import Ingest
+from iarproxy.store.following import Following
 from iarproxy.store.layout import Election, ServingLock, index_of, prepare, replace_file
 from iarproxy.store.means import Means, Patience
 from iarproxy.store.publish import Press
@@ -179,21 +180,21 @@ class Store:
 
     # --- what arrives ---
 
-    def follow(self, digest: Digest, size: int | None, fetch: Fetch) -> Following:
+    def follow(self, digest: Digest, size: int | None, fetch: Fetch, scope: Hashable = None) -> Following:
         """Follow the blob: from disk where it is held, else while it arrives, by one transfer for everybody.
 
         `size` is in bytes, as the manifest says; None: unknown. Whoever leads uses its own `fetch`, so the bytes may
-        come by another caller's.
+        come by another caller's. What upstream refuses is an answer to callers of the same `scope` only.
         """
-        return Following(self._means, digest, size, fetch, partial(self._join, digest, size, fetch))
+        return Following(self._means, digest, size, scope, partial(self._join, digest, size, fetch, scope))
 
-    def _join(self, digest: Digest, size: int | None, fetch: Fetch) -> Ingest:
+    def _join(self, digest: Digest, size: int | None, fetch: Fetch, scope: Hashable) -> Ingest:
         known = self._ingests.get(digest)
         if known is not None and not known.progress.ended:
             return known
         if self._notices is None:
             self._notices = notices(self._watch)
-        ingest = Ingest(self._means, self._notices, digest, size, fetch)
+        ingest = Ingest(self._means, self._notices, digest, size, fetch=fetch, scope=scope)
         task = asyncio.create_task(ingest.run(), name=f"ingest {digest.short}")
         self._ingests[digest] = ingest
         self._tasks.add(task)

@@ -64,6 +64,18 @@ async def test_a_missing_blob_is_unknown(world: World) -> None:
         await world.blob(Digest.of(b"nothing"))
 
 
+async def test_a_missing_blob_costs_one_request_however_many_ask(world: World) -> None:
+    """Askers of one repository share its 404; those of another repository ask for themselves."""
+    data = random_blob(5_000)
+    digest = world.registry.content.publish_blob("team/other", data)
+    world.registry.content.publish("team/app", "1", small_image())
+    world.registry.faults.add("*/team/app/blobs/*", Fault(status=404, stall_at=-1, stall_for=0.2))
+    asked = [world.blob(digest) for _ in range(30)] + [world.blob(digest, name="team/other")]
+    *missing, found = await asyncio.gather(*asked, return_exceptions=True)
+    assert {UnknownBlob} == {type(each) for each in missing}
+    assert (data, 1) == (found, world.registry.count("GET", "/team/app/blobs/"))
+
+
 async def test_a_manifest_is_found_below_blobs_too(world: World) -> None:
     """Containerd fetches unknown types by digest from /blobs/."""
     image = world.registry.content.publish("team/app", "1", small_image())

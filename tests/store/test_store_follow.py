@@ -330,9 +330,11 @@ async def test_a_refusal_is_nobody_elses_answer(open_store: OpenStore) -> None:
         raise UnknownBlob(f"this repository has no such blob, at {offset} neither")
         yield OneTransfer(None, 0, source, 0)
 
-    wrong = asyncio.create_task(body_of(one.follow(source.digest, None, refusing)))
+    wrong = asyncio.create_task(body_of(one.follow(source.digest, None, refusing, "public/app")))
     await asked.wait()
-    right = await asyncio.gather(*(body_of(each.follow(source.digest, None, source.fetch)) for each in (one, two)))
+    right = await asyncio.gather(
+        *(body_of(each.follow(source.digest, None, source.fetch, "team/app")) for each in (one, two))
+    )
     assert right == [source.data] * 2
     with pytest.raises(UnknownBlob):
         await wrong
