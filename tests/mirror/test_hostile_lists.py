@@ -1,0 +1,70 @@
+"""Manifests whose author means harm: what they list is fetched within bounds, and says nothing about others."""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+import pytest
+
+from iarproxy.errors import ManifestInvalid
+from iarproxy.mirror.holding import Held
+from iarproxy.oci import Platform
+from iarproxy.oci.media_types import OCI_INDEX
+from images import Published, image, index, random_blob, small_image
+from world import World
+
+
+def listing(child: Published, times: int) -> Published:
+    """An index that lists the same child again and again."""
+    entry = {"mediaType": child.media_type, "digest": str(child.digest), "size": len(child.raw)}
+    raw = orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry] * times})
+    return Published(raw, OCI_INDEX, children=(child,))
+
+
+async def test_indexes_that_list_each_other_hold_up_nobody(world: World) -> None:
+    """Three indexes of 2,000 entries each name eight billion manifests, and are four: each is looked at once."""
+    bomb = small_image()
+    for _ in range(3):
+        bomb = listing(bomb, 2000)
+    world.registry.content.publish("team/app", "1", bomb)
+    await world.tag()
+    async with asyncio.timeout(10):
+        await world.mirror.holding.settle()
+    assert Held.PARTIAL is await world.mirror.holding.of(bomb.digest)
+    assert 3 == world.registry.count("GET", "/manifests/sha256:")
+
+
+async def test_a_first_pin_does_not_fetch_hundreds_of_manifests(world: World) -> None:
+    """An index with more children than anybody needs costs nothing of upstream's quota until a client asks."""
+    children = [small_image(number, size=10, platform="none/none") for number in range(300)]
+    wide = world.registry.content.publish("team/app", "1", index(children))
+    await world.tag()
+    await world.mirror.holding.settle()
+    assert 0 == world.registry.count("GET", "/manifests/sha256:")
+    with pytest.raises(ManifestInvalid, match="name a platform"):
+        await world.mirror.holding.missing(world.repository(), wide.digest, [])
+    assert Held.PARTIAL is await world.mirror.holding.of(wide.digest)
+
+
+async def test_the_wanted_platform_of_a_wide_index_is_fetched(world: World) -> None:
+    """Only what the configured platforms want counts."""
+    others = [small_image(number, size=10, platform="none/none") for number in range(300)]
+    ours = small_image(1000)
+    wide = world.registry.content.publish("team/app", "1", index([*others, ours]))
+    await world.tag()
+    await world.mirror.holding.settle()
+    assert 1 == world.registry.count("GET", "/manifests/sha256:")
+    missing = await world.mirror.holding.missing(world.repository(), wide.digest, [Platform("linux", "amd64")])
+    assert ours.layers == [blob.digest for blob in missing]
+
+
+async def test_a_huge_config_is_fetched_for_nobody(world: World) -> None:
+    """A config of a terabyte is not brought in in the background; a client may still ask for it."""
+    real = image(random_blob(100))
+    document = orjson.loads(real.raw)
+    document["config"]["size"] = 10**12
+    world.registry.content.publish("team/app", "1", Published(orjson.dumps(document), real.media_type, real.blobs))
+    await world.tag()
+    await world.mirror.holding.settle()
+    assert 0 == world.registry.count("", "/blobs/")
