@@ -116,7 +116,7 @@ class Proxy:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {"HOME": str(self.folder), "RUNTIME_DIRECTORY": str(self.folder / "run")}
+        return {name: str(self.folder) for name in ("HOME", "TMPDIR")} | {"RUNTIME_DIRECTORY": str(self.folder / "run")}
 
     def start(self) -> Self:
         command: Command = [sys.executable, "-m", "iarproxy", "serve", "--config", self.config]
