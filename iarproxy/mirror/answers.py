@@ -21,7 +21,7 @@ class Pinned:
 class Followed:
     """The tag's policy follows upstream; `since` is when upstream last said so.
 
-    `stale`: upstream could not be asked though the time to live is over.
+    `stale`: the time to live is over, and upstream gave no manifest when it was asked again.
     """
 
     since: datetime

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from iarproxy.errors import ManifestInvalid, Refused, Unavailable, UnknownManifest, UnknownName
+from iarproxy.errors import ManifestInvalid, Refused, Unavailable, UnknownManifest
 from iarproxy.ledger import Ledger
 from iarproxy.mirror.answers import ReferrersAnswer, TagList
 from iarproxy.mirror.manifests import Manifests
@@ -45,7 +45,7 @@ class Listings:
         complete = True
         try:
             theirs = await self._upstreams[repository.registry].tags(repository.name)
-        except (Unavailable, UnknownName):
+        except (Unavailable, Refused):
             if not ours:
                 raise
             theirs, complete = [], False

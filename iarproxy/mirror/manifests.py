@@ -14,7 +14,15 @@ from typing import assert_never
 
 import structlog
 
-from iarproxy.errors import Denied, ManifestInvalid, StoreUnavailable, Unavailable, UnknownManifest, UpstreamWrong
+from iarproxy.errors import (
+    Denied,
+    ManifestInvalid,
+    Refused,
+    StoreUnavailable,
+    Unavailable,
+    UnknownManifest,
+    UpstreamWrong,
+)
 from iarproxy.inflight import InFlight
 from iarproxy.ledger import DriftState, Ledger, Pin
 from iarproxy.mirror.access import Access
@@ -80,7 +88,7 @@ class Manifests:
         """
         match wanted:
             case Digest():
-                held = self._memory.get(wanted)
+                held = self._memory.get(wanted, repository)
                 manifest = await self.by_digest(DigestReference(repository, wanted))
                 return ManifestAnswer(
                     repository, manifest.descriptor, manifest.raw, ByDigest(), cached=held is not None
@@ -102,7 +110,7 @@ class Manifests:
                 assert_never(wanted)
 
     def _peek_manifest(self, repository: Repository, digest: Digest) -> Manifest | None:
-        return self._memory.get(digest) if self._access.is_known(repository, digest) else None
+        return self._memory.get(digest, repository) if self._access.is_known(repository, digest) else None
 
     def _peek_pinned(self, reference: TagReference) -> ManifestAnswer | None:
         rule = rule_for(reference, self._rules)
@@ -176,7 +184,7 @@ class Manifests:
         if not fresh:
             try:
                 known = await self._following.once(reference, lambda: self._refresh(reference))
-            except Unavailable:
+            except (Unavailable, Refused):  # invariant 7: 401, 403 and 404 fail nothing that we hold either
                 if known is None:
                     raise
                 stale = True
@@ -205,7 +213,8 @@ class Manifests:
     async def by_digest(self, reference: DigestReference) -> Manifest:
         """The manifest with that digest: from memory, from the store, else from upstream, verified each time."""
         await self._access.require(reference.repository, reference.digest)
-        return self._memory.get(reference.digest) or await self._fetching.once(reference, lambda: self._load(reference))
+        found = self._memory.get(reference.digest, reference.repository)
+        return found or await self._fetching.once(reference, lambda: self._load(reference))
 
     async def held(self, digest: Digest) -> Manifest | None:
         """The manifest if we hold it; nobody is asked."""

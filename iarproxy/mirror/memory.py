@@ -1,6 +1,7 @@
 """Verified manifests of this worker in memory, and the sizes of blobs that they tell. Both bounded.
 
-Rule: a size is what a manifest of the same repository said. Another repository's publisher may write anything.
+Rule: a size is what a manifest of the same repository said, and a media type that the document itself does not tell is
+      what the same repository's upstream said. Another repository's publisher may write anything.
 """
 
 from __future__ import annotations
@@ -17,21 +18,24 @@ class ManifestMemory:
     """Parsed manifests by digest: at most 64 MiB of documents, the least recently used leave first."""
 
     def __init__(self) -> None:
-        self._manifests: OrderedDict[Digest, Manifest] = OrderedDict()
+        self._manifests: OrderedDict[tuple[Repository | None, Digest], Manifest] = OrderedDict()
         self._bytes = 0
         self._sizes: OrderedDict[tuple[Repository, Digest], int] = OrderedDict()
 
-    def get(self, digest: Digest) -> Manifest | None:
-        """The manifest, if it is in memory."""
-        found = self._manifests.get(digest)
-        if found is not None:
-            self._manifests.move_to_end(digest)
-        return found
+    def get(self, digest: Digest, repository: Repository | None = None) -> Manifest | None:
+        """The manifest, if it is in memory: as `repository` serves it, else as its document reads by itself."""
+        for key in dict.fromkeys(((repository, digest), (None, digest))):
+            found = self._manifests.get(key)
+            if found is not None:
+                self._manifests.move_to_end(key)
+                return found
+        return None
 
-    def keep(self, manifest: Manifest) -> Manifest:
-        """Remember a verified manifest."""
-        if manifest.descriptor.digest not in self._manifests:
-            self._manifests[manifest.descriptor.digest] = manifest
+    def keep(self, manifest: Manifest, repository: Repository | None = None) -> Manifest:
+        """Remember a verified manifest; `repository` is who claims its media type, where the document does not."""
+        key = (repository if manifest.claimed else None, manifest.descriptor.digest)
+        if key not in self._manifests:
+            self._manifests[key] = manifest
             self._bytes += manifest.descriptor.size
         while self._bytes > _MANIFEST_BYTES:
             _, oldest = self._manifests.popitem(last=False)
@@ -44,7 +48,7 @@ class ManifestMemory:
             self._sizes[repository, blob.digest] = blob.size
         while len(self._sizes) > _SIZES:
             self._sizes.popitem(last=False)
-        return self.keep(manifest)
+        return self.keep(manifest, repository)
 
     def size_of(self, repository: Repository, digest: Digest) -> int | None:
         """The size in bytes that a manifest of the repository told for a blob; None: none did."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import orjson
 
-from iarproxy.errors import Malformed, ManifestInvalid
+from iarproxy.errors import DigestInvalid, Malformed, ManifestInvalid
 from iarproxy.oci.descriptor import Descriptor
 from iarproxy.oci.digest import Digest
 from iarproxy.oci.media_types import DOCKER_MANIFEST, INDEXES, OCI_INDEX, OCI_MANIFEST, SCHEMA1, VAGUE, is_media_type
@@ -95,6 +95,7 @@ class Manifest:
     subject: Descriptor | None = None
     artifact_type: str = ""
     annotations: dict[str, str] = field(default_factory=dict)
+    claimed: bool = False  # its media type is the sender's word: the document alone would be read as another
 
     @property
     def is_index(self) -> bool:
@@ -169,7 +170,11 @@ def _descriptor(value: Any) -> Descriptor:
     if not isinstance(value, dict) or not isinstance(value.get("digest"), str):
         raise ManifestInvalid("a descriptor in the manifest has no digest")
     _no_lookalikes(value, _DESCRIPTOR_FIELDS)
-    return Descriptor(_text(value, "mediaType"), Digest.parse(value["digest"]), value.get("size"))  # type: ignore[arg-type]  # Descriptor checks it
+    try:
+        digest = Digest.parse(value["digest"])
+    except DigestInvalid as error:  # whoever asked for the manifest did not write it
+        raise ManifestInvalid(f"a descriptor in the manifest has {error}") from error
+    return Descriptor(_text(value, "mediaType"), digest, value.get("size"))  # type: ignore[arg-type]  # Descriptor checks it
 
 
 def _optional(document: dict[str, Any], key: str) -> Descriptor | None:
@@ -255,4 +260,5 @@ def parse_manifest(raw: bytes, claimed: str = "", digest: Digest | None = None) 
         subject=_optional(document, "subject"),
         artifact_type=artifact_type,
         annotations=_annotations(document),
+        claimed=media_type != media_type_of(document, ""),
     )

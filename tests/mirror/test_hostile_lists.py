@@ -7,10 +7,10 @@ import asyncio
 import orjson
 import pytest
 
-from iarproxy.errors import ManifestInvalid
+from iarproxy.errors import ManifestInvalid, UpstreamWrong
 from iarproxy.mirror.holding import Held
 from iarproxy.oci import Platform
-from iarproxy.oci.media_types import OCI_INDEX
+from iarproxy.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from images import Published, image, index, random_blob, small_image
 from world import World
 
@@ -68,3 +68,24 @@ async def test_a_huge_config_is_fetched_for_nobody(world: World) -> None:
     await world.tag()
     await world.mirror.holding.settle()
     assert 0 == world.registry.count("", "/blobs/")
+
+
+async def test_a_claimed_media_type_is_the_repositorys_own(world: World) -> None:
+    """What one repository claims a document to be is not what another repository's clients are told (T06)."""
+    raw = orjson.dumps({"schemaVersion": 2, "layers": []})
+    honest = world.registry.content.publish("team/app", "1", Published(raw, OCI_MANIFEST))
+    world.registry.content.publish("evil/app", "1", Published(raw, "application/vnd.evil"))
+    told = [
+        (await world.mirror.manifest(world.repository(name), honest.digest)).descriptor.media_type
+        for name in ("evil/app", "team/app", "evil/app")
+    ]
+    assert ["application/vnd.evil", OCI_MANIFEST, "application/vnd.evil"] == told
+
+
+@pytest.mark.parametrize("digest", ["md5:abc", "sha256:ABC", ""])
+async def test_a_manifest_that_names_no_digest_is_upstreams_fault(world: World, digest: str) -> None:
+    """Malformed digests inside a manifest are upstream's wrong answer, never the client's wrong request."""
+    raw = orjson.dumps({"schemaVersion": 2, "layers": [{"mediaType": "a/b", "digest": digest, "size": 1}]})
+    world.registry.content.publish("team/app", "1", Published(raw, OCI_MANIFEST))
+    with pytest.raises(UpstreamWrong, match=r"registry\.example\.com.*digest"):
+        await world.tag()

@@ -12,6 +12,7 @@ from iarproxy.mirror.holding import Held
 from iarproxy.oci import Descriptor, DigestReference, Platform
 from iarproxy.oci.media_types import OCI_INDEX
 from images import Published, artifact, index, small_image
+from registry_faults import Fault
 from world import World
 
 
@@ -34,6 +35,16 @@ async def test_tags_offline_are_what_we_hold(world: World) -> None:
     assert (("1",), False) == (listed.tags, listed.complete)
     with pytest.raises(UpstreamUnavailable):
         await world.mirror.tags(world.repository("team/other"))
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_tags_are_listed_where_upstream_refuses(world: World, status: int) -> None:
+    """Invariant 7: a refusal of upstream hides no tag that we hold."""
+    world.registry.content.publish("team/app", "1", small_image())
+    await world.tag()
+    world.registry.faults.add("*/tags/list*", Fault(status=status))
+    listed = await world.mirror.tags(world.repository())
+    assert (("1",), False) == (listed.tags, listed.complete)
 
 
 @pytest.mark.parametrize("api", [True, False], ids=["api", "tag"])

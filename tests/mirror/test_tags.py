@@ -172,6 +172,22 @@ async def test_follow_serves_the_last_word_while_upstream_is_away(tmp_path: Path
         assert (image.digest, Followed(since.since, stale=True)) == (answer.descriptor.digest, answer.standing)
 
 
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+async def test_follow_serves_the_last_word_whatever_upstream_answers(
+    tmp_path: Path, registry: FakeRegistry, status: int
+) -> None:
+    """Invariant 7: a refusal of upstream takes a followed tag away no more than an outage does."""
+    rule = {"match": "**", "mode": "follow", "ttl": "1m"}
+    async with a_world(tmp_path, registry, tags=[rule]) as world:
+        image = registry.content.publish("team/app", "1", small_image())
+        await world.tag()
+        registry.faults.add("*", Fault(status=status))
+        world.clock.advance(timedelta(hours=2))
+        answer = await world.tag()
+        assert isinstance(answer.standing, Followed)
+        assert (image.digest, True) == (answer.descriptor.digest, answer.standing.stale)
+
+
 async def test_a_refused_tag_asks_nobody(tmp_path: Path, registry: FakeRegistry) -> None:
     """`refuse` denies, and names the rule."""
     async with a_world(tmp_path, registry, tags=[{"match": "**:bad", "mode": "refuse"}]) as world:
