@@ -2,7 +2,7 @@
 
 Rule 1: what is written is hashed in the same thread, before anybody is told; the loop does neither.
 Rule 2: appended to or abandoned, never truncated. What a dead leader left is hashed as it is.
-Rule 3: one batch is under way at a time; what arrives meanwhile is the next one, at most `_BOUND` bytes of it.
+Rule 3: one batch is under way at a time; what arrives meanwhile is the next one, at most `BOUND` bytes of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import xxhash
 from iarproxy.oci import Digest
 from iarproxy.store.disk import Disk, translated
 
-_BOUND: Final = 1024 * 1024
+BOUND: Final = 256 * 1024
 _SLICE: Final = 4 * 1024 * 1024
 
 
@@ -86,7 +86,7 @@ class Pipe:
         self._task = asyncio.create_task(self._drain(), name="store-pipe")
 
     async def put(self, chunk: bytes) -> None:
-        """Hand on `chunk`; waits while more than `_BOUND` bytes wait for the disk.
+        """Hand on `chunk`; waits while more than `BOUND` bytes wait for the disk.
 
         Raises:
             StoreFull, StoreUnavailable: what the disk said to this chunk or an earlier one.
@@ -94,7 +94,7 @@ class Pipe:
         self._batch.append(chunk)
         self._waiting += len(chunk)
         self._more.set()
-        while self._waiting > _BOUND and not self._task.done():
+        while self._waiting > BOUND and not self._task.done():
             self._room.clear()
             await self._room.wait()
         if self._task.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -14,14 +15,16 @@ import pytest
 import store_nursery
 from iarproxy.oci import Digest
 from iarproxy.store import Store
+from iarproxy.store.part import BOUND
 from store_nursery import Nursery, Worker
 from store_world import some_bytes
 
 nursery = store_nursery.nursery
 
 SIZE = 1024 * 1024
-SEEDS = 30
-SLACK = 6 * 16 * 1024  # chunks that a killed leader had taken from upstream and not yet written
+SEEDS = int(os.environ.get("IARPROXY_SEEDS", "30"))
+CHUNK = 16 * 1024  # bytes of the workers' source at a time
+SLACK = 2 * (BOUND + CHUNK)  # what a killed leader may have taken from upstream and not yet written: see `part.Pipe`
 
 
 class Upstream:
