@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle  # noqa: TID251  # planted, to see that nothing reads it
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ async def test_what_is_put_is_got(tmp_path: Path) -> None:
     await other.forget("key")
     assert await one.get("key") is None
     assert folder.stat().st_mode & 0o777 == 0o700
-    assert sqlite3.connect(folder / "cache.db").execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    with closing(sqlite3.connect(folder / "cache.db")) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     await one.close()
     await other.close()
 
