@@ -6,6 +6,8 @@ Rule 2: the transport keeps no backlog: `pause_writing` means "not all of it is 
         buffer is an event and `os.sendfile` can take over from the transport without reordering bytes.
 Rule 3: header lines up to 32 KiB pass (podman sends `Range` headers of 20 kB); a slow sender is closed after
         `header_deadline` seconds; bodies are never inflated (threats L5, L12, T70, T73).
+Rule 4: a connection that ends while its client does not read ends at once, unsent bytes and all: a transport that is
+        closed waits for them for ever (threats T72).
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 MAX_LINE = 32 * 1024  # bytes of a request line or a header line
 MAX_HEADERS = 64
 _TLS_HANDSHAKE = 0x16
+_LAST_WORD = 5.0  # seconds that a client gets to take the answer to what was no request
 
 Handler = Callable[["BaseRequest"], Awaitable[web.StreamResponse]]
 
@@ -42,8 +45,11 @@ class Done:
 
     async def prepare(self, request: BaseRequest) -> None:
         """Called by aiohttp."""
-        if self.late and request.transport is not None:
-            request.transport.write(self.late)
+        transport = request.transport
+        if self.late and transport is not None:
+            transport.write(self.late)
+            if cast("Connection", request.protocol).writing_paused:
+                asyncio.get_running_loop().call_later(_LAST_WORD, transport.abort)
 
     async def write_eof(self) -> None:
         """Called by aiohttp."""
@@ -105,6 +111,13 @@ class Connection(RequestHandler):
     def _answered_hot(self, transport: asyncio.Transport, wire: bytes) -> None:
         transport.write(wire)
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    def _process_keepalive(self) -> None:
+        """Called by aiohttp when the idle deadline may have passed: a hot answer may still wait for its client."""
+        transport = self.transport
+        super()._process_keepalive()
+        if transport is not None and self.transport is None and self.writing_paused:
+            transport.abort()
 
     def resume_writing(self) -> None:
         """All bytes are with the kernel."""

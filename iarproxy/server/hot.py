@@ -4,7 +4,8 @@ Rule 1: the lane parses nothing, so that it cannot read a request in another way
         request heads, byte for byte, that the ordinary path found plain (no body, range or condition) and answered.
 Rule 2: it asks the mirror each time, by `peek`, which neither waits nor does I/O; what is not certain there (no pin in
         memory, a denied tag, a repository whose right must be looked up) takes the ordinary path.
-Rule 3: it is bounded: `capacity` heads of at most `MAX_HEAD` bytes; the least recently learned leave first.
+Rule 3: it is bounded: `capacity` heads of at most `MAX_HEAD` bytes, each with an answer to a manifest of at most
+        `MAX_BODY`; the least recently learned leave first.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from iarproxy.oci import Digest, Repository, Tag
 from iarproxy.server import contents
 
 MAX_HEAD = 4096
+MAX_BODY = 32 * 1024  # bytes: the largest usual index has half of it; each head keeps its answer
 _END = b"\r\n\r\n"
 
 Peek = Callable[[Repository, Tag | Digest], ManifestAnswer | None]
@@ -75,7 +77,7 @@ class HotLane:
             return None
         started = time.monotonic()
         found = self._peek(known.repository, known.wanted)
-        if found is None:
+        if found is None or len(found.raw) > MAX_BODY:
             return None
         wire = known.answer(found)
         self._account(known, found, time.monotonic() - started)
