@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import tempfile
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import structlog
 
 from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption, load
-from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of
+from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of, runtime_folder
 from iarproxy.config import Config
 from iarproxy.metrics import Metrics
 from iarproxy.mirror.chores import Chores
@@ -40,15 +39,18 @@ def serve(config: ConfigOption = None) -> None:
     configure_logging(logging.INFO)
     settings = load(config)
     become_owner(settings.store.path)
-    lock = asyncio.run(_check(settings))
+    lock, metrics = asyncio.run(_check(settings))
     log.info("configuration", file=str(settings.source or "built-in defaults"), store=str(settings.store.path))
-    with closing(lock), tempfile.TemporaryDirectory(prefix="iarproxy-metrics-") as folder:
-        code = supervise(serve_settings(settings, Path(folder)), build, lambda: _again(config, Path(folder), settings))
+    with closing(lock):
+        code = supervise(serve_settings(settings, metrics), build, lambda: _again(config, metrics, settings))
     raise SystemExit(code)
 
 
-async def _check(config: Config) -> ServingLock:
-    """Open everything once and close it again, but for the lock that refuses a second `serve` on the store."""
+async def _check(config: Config) -> tuple[ServingLock, Path | None]:
+    """Open everything once and close it again, but for the lock that refuses a second `serve` on the store.
+
+    With it comes the folder where workers add up their counters.
+    """
     store = Store.open(config.store.path, max_size=config.store.max_size)
     try:
         lock = store.lock_for_serving()
@@ -56,13 +58,22 @@ async def _check(config: Config) -> ServingLock:
         await store.close()
     try:
         async with open_rooms(config):
-            return lock
+            return lock, _metrics_folder(runtime_folder(store.identity, os.environ) / "metrics")
     except BaseException:
         lock.close()
         raise
 
 
-def serve_settings(config: Config, metrics: Path) -> ServeSettings:
+def _metrics_folder(folder: Path) -> Path | None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("each worker counts for itself", folder=str(folder), reason=error.strerror)
+        return None
+    return folder
+
+
+def serve_settings(config: Config, metrics: Path | None) -> ServeSettings:
     """What the supervisor has to know of the configuration."""
     return ServeSettings(
         listen=config.server.listen,
@@ -75,7 +86,7 @@ def serve_settings(config: Config, metrics: Path) -> ServeSettings:
     )
 
 
-def _again(chosen: Path | None, metrics: Path, before: Config) -> ServeSettings:
+def _again(chosen: Path | None, metrics: Path | None, before: Config) -> ServeSettings:
     """The configuration on SIGHUP; the store cannot change under a running `serve`."""
     config = load(chosen)
     if (config.store.path, config.ledger_path) != (before.store.path, before.ledger_path):

@@ -77,11 +77,13 @@ def become_owner(path: Path) -> None:
     os.setuid(owner.st_uid)
 
 
-def runtime_folder(store: Store, environment: Mapping[str, str]) -> Path:
-    """Where rebuildable metadata of upstreams lies: systemd's runtime directory, else the user's cache folder."""
+def runtime_folder(identity: str, environment: Mapping[str, str]) -> Path:
+    """Where what can be made anew lies, for the store of that identity: systemd's runtime directory, else the user's
+    cache folder.
+    """
     given = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
     root = Path(given) if given else platformdirs.user_cache_path("iarproxy")
-    return root / store.identity
+    return root / identity
 
 
 def routes_of(config: Config) -> Routes:
@@ -114,7 +116,8 @@ async def open_rooms(
         ledger = await Ledger.open(config.ledger_path, store_identity=store.identity, store_is_empty=store.is_empty())
         stack.push_async_callback(ledger.close)
         counted = metrics or Metrics.open(None)
-        upstreams = await Upstreams.open(config.upstreams, cache_dir=runtime_folder(store, environment), meter=counted)
+        shared = runtime_folder(store.identity, environment) / "upstream"
+        upstreams = await Upstreams.open(config.upstreams, cache_dir=shared, meter=counted)
         stack.push_async_callback(upstreams.close)
         stack.push_async_callback(store.close)  # before the upstreams: its ingests read from them
         mirror = Mirror(

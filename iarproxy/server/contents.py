@@ -25,9 +25,9 @@ _JSON = "application/json"
 
 
 def route_headers(repository: Repository, namespace: str | None) -> dict[str, str]:
-    """Which upstream the route led to; `OCI-Namespace` only where the client named one (distribution-spec PR 66)."""
+    """Which upstream the route led to; `OCI-Namespace` echoes the client's own spelling (distribution-spec PR 66)."""
     shown = {"IAR-Upstream": repository.registry}
-    return shown if namespace is None else {**shown, "OCI-Namespace": namespace}
+    return {**shown, "OCI-Namespace": repository.registry if namespace is None else namespace}
 
 
 def ping() -> Answer:

@@ -26,6 +26,7 @@ log = structlog.get_logger("iarproxy.upstream")
 T = TypeVar("T")
 
 _MAX_BYTES = 64 * 2**20  # of all values
+_MAGIC = b"SQLite format 3\0"  # what a database file begins with, once it has a page
 _MAX_VALUE = 2**20  # bytes of one value
 _PATIENCE = 2.0  # seconds for one call
 
@@ -119,15 +120,29 @@ def _open(directory: Path) -> Any:
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise PermissionError("the folder of the upstream cache must be ours, mode 0700, and no symlink")
+    if not _may_be_database(directory / "cache.db"):  # diskcache would leave the connection open that it fails on
+        _start_anew(directory)
     try:
         return _database(directory)
     except Exception as error:
         if "locked" in str(error):
             raise
-        # Damaged, or of another version: it is rebuildable, so it starts anew.
-        for each in directory.glob("cache.db*"):
-            each.unlink(missing_ok=True)
+        _start_anew(directory)  # damaged, or of another version
         return _database(directory)
+
+
+def _may_be_database(file: Path) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(_MAGIC)) in (b"", _MAGIC)
+    except FileNotFoundError:
+        return True
+
+
+def _start_anew(directory: Path) -> None:
+    """All of it is rebuildable."""
+    for each in directory.glob("cache.db*"):
+        each.unlink(missing_ok=True)
 
 
 def _database(directory: Path) -> Any:

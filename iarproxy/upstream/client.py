@@ -10,6 +10,7 @@ Rule 4: exceptions of aiohttp end here. Their texts hold URLs and bodies, so no 
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
@@ -229,7 +230,8 @@ def _cause(error: Exception) -> str:
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return "its TLS certificate or handshake is not acceptable"
         case aiohttp.ClientConnectorError():
-            return f"no connection ({error.os_error.strerror or type(error.os_error).__name__})"
+            number = error.os_error.errno
+            return f"no connection ({os.strerror(number) if number else type(error.os_error).__name__})"
         case aiohttp.ClientPayloadError():
             return "the body broke off"
         case aiohttp.ServerDisconnectedError():

@@ -12,6 +12,7 @@ from yarl import URL
 from dialing import dialing, whole
 from iarproxy.errors import Denied, IarproxyError, UpstreamBusy, UpstreamUnavailable, UpstreamWrong
 from iarproxy.oci import Tag
+from iarproxy.upstream.client import Timeouts
 from images import small_image
 from registry import FakeRegistry
 from registry_auth import Authority
@@ -131,7 +132,8 @@ async def test_the_oauth_form_where_get_does_not_exist(password: Path) -> None:
 
 async def test_a_herd_asks_for_one_token() -> None:
     """A hundred requests at once, none with a token: one request to the token server, and everybody is served."""
-    async with FakeRegistry(authority=Authority("bearer")) as registry, dialing(registry) as upstream:
+    patient = Timeouts()
+    async with FakeRegistry(authority=Authority("bearer")) as registry, dialing(registry, timeouts=patient) as upstream:
         image = registry.content.publish("a/b", "1", small_image())
         registry.faults.add("/token*", Fault(wait_for="herd"))
         asking = [asyncio.create_task(upstream.manifest("a/b", Tag("1"))) for _ in range(100)]
