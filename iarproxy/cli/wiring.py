@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,8 @@ def become_owner(path: Path) -> None:
     os.setgroups([])
     os.setgid(owner.st_gid)
     os.setuid(owner.st_uid)
+    with suppress(KeyError):
+        os.environ["HOME"] = pwd.getpwuid(owner.st_uid).pw_dir
 
 
 def runtime_folder(identity: str, environment: Mapping[str, str]) -> Path:
