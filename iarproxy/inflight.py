@@ -10,6 +10,7 @@ Rule 4: nothing is remembered: once the work is done its key is free. The work o
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
@@ -23,12 +24,15 @@ class InFlight(Generic[K, V]):
     """The work that is under way in this process.
 
     Args:
-        limit: how many keys may be under way; one more is refused, so that a flood of names stays bounded.
+        limit: how many keys of one group may be under way; one more is refused, so that a flood of names stays bounded.
+        group: of a key, so that a flood in one group refuses nothing in another; all keys are one group by default.
     """
 
-    def __init__(self, *, limit: int = 4096) -> None:
+    def __init__(self, *, limit: int = 4096, group: Callable[[K], Hashable] = lambda _: None) -> None:
         self._tasks: dict[K, asyncio.Task[V]] = {}
         self._limit = limit
+        self._group = group
+        self._sizes: Counter[Hashable] = Counter()
         self._closed = False
 
     def __len__(self) -> int:
@@ -49,14 +53,16 @@ class InFlight(Generic[K, V]):
     def _start(self, key: K, work: Callable[[], Coroutine[Any, Any, V]]) -> asyncio.Task[V]:
         if self._closed:
             raise Unavailable("iarproxy is stopping; ask again in a moment")
-        if len(self._tasks) >= self._limit:
+        if self._sizes[self._group(key)] >= self._limit:
             raise Unavailable(f"{self._limit} requests are under way already; ask again in a moment", retry_after=1)
         task = self._tasks[key] = asyncio.create_task(work(), name=f"inflight {key}"[:200])
+        self._sizes[self._group(key)] += 1
         task.add_done_callback(lambda done: self._finish(key, done))
         return task
 
     def _finish(self, key: K, task: asyncio.Task[V]) -> None:
         del self._tasks[key]
+        self._sizes[self._group(key)] -= 1
         if not task.cancelled():
             task.exception()  # read, so that an exception nobody waited for is not reported as never retrieved
 

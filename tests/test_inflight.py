@@ -143,3 +143,15 @@ async def test_close_cancels_and_tells_the_waiters() -> None:
     with pytest.raises(Unavailable, match="stopping"):
         await flights.once("key", work)
     assert (work.starts, len(flights)) == (1, 0)
+
+
+async def test_a_flood_in_one_group_refuses_nothing_in_another() -> None:
+    """The limit counts per group, and what has ended counts no more."""
+    flights: InFlight[str, str] = InFlight(limit=1, group=lambda key: key[0])
+    work = Work()
+    waiters = [asyncio.create_task(flights.once(key, work)) for key in ("a1", "b1")]
+    await _settle()
+    with pytest.raises(Unavailable, match="under way already"):
+        await flights.once("a2", work)
+    work.go.set()
+    assert ["done", "done", "done"] == [*await asyncio.gather(*waiters), await flights.once("a2", work)]

@@ -4,6 +4,7 @@ Rule 1: manifest durable, then pin durable, then the first byte of the tag's ans
 Rule 2: a pin is built only from bytes hashed here; who loses the race for the first pin adopts the winner.
 Rule 3: an unreadable pin is `LedgerDamaged`, never a reason to ask upstream what the tag means (invariant 4).
 Rule 4: one upstream request per name in this worker, however many ask; who stops waiting changes nothing.
+Rule 5: what is held never waits for a place among requests to upstreams, nor one upstream's for another's.
 """
 
 from __future__ import annotations
@@ -70,13 +71,14 @@ class Manifests:
         self._rules = rules
         self._now = now
         self._on_first_pin = on_first_pin
-        self._pinning: InFlight[Reference, Pin] = InFlight()
-        self._following: InFlight[Reference, tuple[Descriptor, datetime]] = InFlight()
-        self._fetching: InFlight[Reference, Manifest] = InFlight()
+        self._pinning: InFlight[Reference, Pin] = InFlight(group=_upstream_of)
+        self._following: InFlight[Reference, tuple[Descriptor, datetime]] = InFlight(group=_upstream_of)
+        self._fetching: InFlight[Reference, Manifest] = InFlight(group=_upstream_of)
+        self._reading: InFlight[Digest, Manifest | None] = InFlight()
 
     async def close(self) -> None:
         """End what is under way for nobody any more."""
-        for flights in (self._pinning, self._following, self._fetching):
+        for flights in (self._pinning, self._following, self._fetching, self._reading):
             await flights.close()
 
     async def answer(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
@@ -213,8 +215,15 @@ class Manifests:
     async def by_digest(self, reference: DigestReference) -> Manifest:
         """The manifest with that digest: from memory, from the store, else from upstream, verified each time."""
         await self._access.require(reference.repository, reference.digest)
-        found = self._memory.get(reference.digest, reference.repository)
-        return found or await self._fetching.once(reference, lambda: self._load(reference))
+        digest, repository = reference.digest, reference.repository
+        found = self._memory.get(digest, repository)
+        if found is not None:
+            return found
+        if self._store.find(digest) is not None:
+            found = await self._reading.once(digest, lambda: self.held(digest))
+        if found is not None:
+            return self._memory.learn(repository, found)
+        return await self._fetching.once(reference, lambda: self._fetch(reference))
 
     async def held(self, digest: Digest) -> Manifest | None:
         """The manifest if we hold it; nobody is asked."""
@@ -229,10 +238,7 @@ class Manifests:
         except ManifestInvalid as error:
             raise UnknownManifest(f"{digest} is held, but it is no manifest: {error}") from error
 
-    async def _load(self, reference: DigestReference) -> Manifest:
-        found = await self.held(reference.digest)
-        if found is not None:
-            return self._memory.learn(reference.repository, found)
+    async def _fetch(self, reference: DigestReference) -> Manifest:
         upstream = self._upstreams[reference.repository.registry]
         fetched = await upstream.manifest(reference.repository.name, reference.digest)
         try:
@@ -242,6 +248,10 @@ class Manifests:
             log.warning("manifest not kept", reference=str(reference), reason=str(error))
             verified = _verified(reference.repository, fetched, reference.digest)
             return self._memory.learn(reference.repository, verified)
+
+
+def _upstream_of(reference: Reference) -> str:
+    return reference.repository.registry
 
 
 def _verified(repository: Repository, fetched: FetchedManifest, digest: Digest | None) -> Manifest:

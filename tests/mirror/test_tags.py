@@ -206,3 +206,19 @@ async def test_attachment_tags_are_never_pins(world: World) -> None:
     world.clock.advance(timedelta(minutes=10))
     assert grown.digest == (await world.mirror.manifest(world.repository(), Tag(tag))).descriptor.digest
     assert await world.ledger.pin_of(world.reference(tag)) is None
+
+
+async def test_what_is_held_is_served_while_upstream_is_flooded(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Invariant 7: thousands who wait for a silent upstream keep nobody from what is on disk."""
+    async with a_world(tmp_path, registry) as world:
+        image = registry.content.publish("team/app", "1", small_image())
+        await world.tag()
+    async with a_world(tmp_path, registry) as world:
+        registry.faults.add("*", Fault(stall_at=-1))
+        wanted = [Digest.of(str(number).encode()) for number in range(4200)]
+        waiting = [asyncio.create_task(world.mirror.manifest(world.repository(), each)) for each in wanted]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert image.digest == (await world.tag()).descriptor.digest
+        for each in waiting:
+            each.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
