@@ -4,6 +4,8 @@ Rule 1: where no upstream has credentials, everything held is public and nothing
 Rule 2: otherwise content is reachable only through a repository that links it: one that served a manifest naming it,
         or for which upstream itself said so. Held content is no exception, and neither is content that arrives for
         somebody else (threats T49, T53).
+Rule 3: a manifest links at most `MAX_LINKED` digests by naming them, ten times what any image has; for more upstream is
+        asked one by one. Ten thousand rows a manifest would let a few hostile ones hold up the ledger (T44).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from iarproxy.ledger import Ledger
 from iarproxy.oci import Digest, Manifest, Repository
 from iarproxy.upstream import Upstreams
 
+MAX_LINKED = 1000
 _REMEMBERED = 100_000
 
 
@@ -29,7 +32,7 @@ class Access:
 
     async def learn(self, repository: Repository, manifest: Manifest) -> None:
         """Record that `repository` served `manifest`, and so links it and what it names."""
-        await self._link(repository, (manifest.descriptor.digest, *manifest.links))
+        await self._link(repository, (manifest.descriptor.digest, *manifest.links[:MAX_LINKED]))
 
     def is_known(self, repository: Repository, digest: Digest) -> bool:
         """Whether `require` would return without asking anybody."""

@@ -9,6 +9,7 @@ Rule 5: what is held never waits for a place among requests to upstreams, nor on
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import assert_never
@@ -47,6 +48,9 @@ from iarproxy.upstream import FetchedManifest, Upstreams
 
 log = structlog.get_logger("iarproxy.mirror")
 
+_SMALL = 256 * 1024  # bytes of a manifest that is read at once
+_PATIENCE = 10.0  # seconds that a larger one waits for its turn
+
 
 class Manifests:
     """Resolves tags and digests to verified manifests."""
@@ -74,6 +78,7 @@ class Manifests:
         self._pinning: InFlight[Reference, Pin] = InFlight(group=_upstream_of)
         self._following: InFlight[Reference, tuple[Descriptor, datetime]] = InFlight(group=_upstream_of)
         self._fetching: InFlight[Reference, Manifest] = InFlight(group=_upstream_of)
+        self._large = asyncio.Semaphore(1)
         self._reading: InFlight[Digest, Manifest | None] = InFlight()
 
     async def close(self) -> None:
@@ -172,7 +177,7 @@ class Manifests:
             UpstreamWrong: the bytes are no acceptable manifest, or not the one that was asked for.
             StoreUnavailable: they cannot be made durable.
         """
-        manifest = _verified(repository, fetched, digest)
+        manifest = await self._verified(repository, fetched, digest)
         await self._store.put(manifest.descriptor.digest, manifest.raw)
         await self._access.learn(repository, manifest)
         return self._memory.learn(repository, manifest)
@@ -234,7 +239,7 @@ class Manifests:
         if raw is None:
             return None
         try:
-            return self._memory.keep(parse_manifest(raw, "", digest))
+            return self._memory.keep(await self._parsed(raw, "", digest))
         except ManifestInvalid as error:
             raise UnknownManifest(f"{digest} is held, but it is no manifest: {error}") from error
 
@@ -246,22 +251,35 @@ class Manifests:
         except StoreUnavailable as error:
             # Its name is its digest: verified bytes may be answered although there is no room to keep them.
             log.warning("manifest not kept", reference=str(reference), reason=str(error))
-            verified = _verified(reference.repository, fetched, reference.digest)
+            verified = await self._verified(reference.repository, fetched, reference.digest)
             return self._memory.learn(reference.repository, verified)
+
+    async def _verified(self, repository: Repository, fetched: FetchedManifest, digest: Digest | None) -> Manifest:
+        try:
+            return await self._parsed(fetched.raw, fetched.media_type, digest)
+        except ManifestInvalid as error:
+            raise UpstreamWrong(
+                f"{repository.registry} sent no acceptable manifest for {repository.name}: {error}; nothing is kept",
+                upstream=repository.registry,
+            ) from error
+
+    async def _parsed(self, raw: bytes, claimed: str, digest: Digest | None) -> Manifest:
+        """As `parse_manifest`. Those that take a tenth of a second are read beside the loop, one at a time (T78)."""
+        if len(raw) <= _SMALL:
+            return parse_manifest(raw, claimed, digest)
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._large.acquire()
+        except TimeoutError:
+            raise Unavailable("too many large manifests arrive at once; ask again in a moment", retry_after=5) from None
+        try:
+            return await asyncio.to_thread(parse_manifest, raw, claimed, digest)
+        finally:
+            self._large.release()
 
 
 def _upstream_of(reference: Reference) -> str:
     return reference.repository.registry
-
-
-def _verified(repository: Repository, fetched: FetchedManifest, digest: Digest | None) -> Manifest:
-    try:
-        return parse_manifest(fetched.raw, fetched.media_type, digest)
-    except ManifestInvalid as error:
-        raise UpstreamWrong(
-            f"{repository.registry} sent no acceptable manifest for {repository.name}: {error}; nothing of it is kept",
-            upstream=repository.registry,
-        ) from error
 
 
 def _pinned_answer(pin: Pin, drift: DriftState | None, manifest: Manifest, *, cached: bool) -> ManifestAnswer:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import orjson
 import pytest
 
 from iarproxy.errors import ManifestInvalid, UpstreamWrong
+from iarproxy.mirror.access import MAX_LINKED
 from iarproxy.mirror.holding import Held
-from iarproxy.oci import Platform
+from iarproxy.oci import Digest, Platform
 from iarproxy.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from images import Published, image, index, random_blob, small_image
-from world import World
+from registry import FakeRegistry
+from world import World, a_world
 
 
 def listing(child: Published, times: int) -> Published:
@@ -89,3 +92,22 @@ async def test_a_manifest_that_names_no_digest_is_upstreams_fault(world: World, 
     world.registry.content.publish("team/app", "1", Published(raw, OCI_MANIFEST))
     with pytest.raises(UpstreamWrong, match=r"registry\.example\.com.*digest"):
         await world.tag()
+
+
+async def test_a_manifest_of_thousands_of_layers_links_a_thousand(tmp_path: Path, registry: FakeRegistry) -> None:
+    """What a manifest may write into the ledger is bounded; beyond it upstream says what the repository has."""
+    password = tmp_path / "password"
+    password.write_text("secret")
+    digests = [Digest.of(str(number).encode()) for number in range(MAX_LINKED + 1000)]
+    layers = [
+        {"mediaType": "application/vnd.example.layer", "digest": str(each), "size": len(str(number))}
+        for number, each in enumerate(digests)
+    ]
+    long = Published(orjson.dumps({"schemaVersion": 2, "layers": layers}), OCI_MANIFEST)
+    async with a_world(tmp_path, registry, password_file=password) as world:
+        registry.content.publish("team/app", "1", long)
+        last = registry.content.publish_blob("team/app", str(len(digests) - 1).encode())
+        assert long.raw == (await world.tag()).raw
+        linked = [await world.ledger.linked(world.repository(), each) for each in (digests[0], last)]
+        assert [True, False] == linked
+        assert b"1999" == await world.blob(last)
