@@ -1,23 +1,37 @@
-"""Where events go: standard error, readable on a terminal, else a JSON object a line."""
+"""Where events go: standard error, readable on a terminal, else a JSON object a line.
+
+Rule: so do those of libraries and rooms that speak to `logging`; a line that is no JSON breaks who reads the others.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import structlog
+from structlog.typing import Processor
 
 
 def configure_logging(level: int) -> None:
     """Let events of `level` (as in `logging`) and above be written."""
     plain = sys.stderr.isatty()
+    common: list[Processor] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if plain else [structlog.processors.format_exc_info]),
+    ]
+    renderer: Processor = structlog.dev.ConsoleRenderer(colors=True) if plain else structlog.processors.JSONRenderer()
+    others = logging.StreamHandler()
+    others.setLevel(logging.WARNING)
+    others.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=common,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.lastResort = others
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([] if plain else [structlog.processors.format_exc_info]),
-            structlog.dev.ConsoleRenderer(colors=True) if plain else structlog.processors.JSONRenderer(),
-        ],
+        processors=[structlog.contextvars.merge_contextvars, *common, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,

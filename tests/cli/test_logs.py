@@ -1,0 +1,27 @@
+"""Where events go: every line is JSON, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+SCRIPT = """
+import logging
+from iarproxy.cli.logs import configure_logging
+configure_logging(logging.INFO)
+logging.getLogger("iarproxy.store.ingest").error("blob %s cannot be kept", "sha256:1")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("asyncio").exception("a task broke")
+logging.getLogger("elsewhere").info("chatter")
+"""
+
+
+def test_lines_of_other_loggers_are_json_too() -> None:
+    """What a library or a room says to `logging` is a JSON object a line, its traceback included."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60, check=True)
+    kept, broke = [json.loads(line) for line in done.stderr.splitlines()]
+    assert ("error", "blob sha256:1 cannot be kept") == (kept["level"], kept["event"])
+    assert ("a task broke", True) == (broke["event"], "ZeroDivisionError" in broke["exception"])
