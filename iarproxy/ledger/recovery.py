@@ -61,7 +61,7 @@ async def backup(path: Path, target: Path) -> RecoveryReport:
     """Copy the ledger at `path` into the new directory `target` (mode 0700): database and journal file, verified.
 
     Raises:
-        Refused: when `target` exists.
+        Refused: when `target` exists or cannot be made.
         LedgerUnavailable, LedgerDamaged: when the ledger cannot be read, or the copy does not verify.
     """
     return await asyncio.to_thread(_backup, path, target)
@@ -106,6 +106,10 @@ def _backup(path: Path, target: Path) -> RecoveryReport:
             target.mkdir(mode=0o700)
         except FileExistsError:
             raise Refused(f"{target} exists; a backup makes its own new directory") from None
+        except OSError as error:
+            raise Refused(
+                f"{target} cannot be made: {error.strerror}; name a folder that this user may make"
+            ) from error
         try:
             head = _filled(path, target)
         except BaseException:

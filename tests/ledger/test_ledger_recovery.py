@@ -131,6 +131,8 @@ async def test_backup_beside_an_open_ledger(filled: Path, tmp_path: Path) -> Non
     assert {stat.S_IMODE(each.stat().st_mode) for each in target.iterdir()} == {0o600}
     with pytest.raises(Refused, match="exists"):
         await backup(filled, target)
+    with pytest.raises(Refused, match=r"missing/backup cannot be made: No such file"):
+        await backup(filled, tmp_path / "missing" / "backup")
 
 
 async def test_a_damaged_ledger_makes_no_backup(filled: Path, tmp_path: Path) -> None:
