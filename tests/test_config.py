@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import tomllib
 from datetime import timedelta
 from pathlib import Path
@@ -112,6 +113,20 @@ def test_the_defaults_are_the_contract() -> None:
         settings.default_upstream,
     )
     assert () == settings.rules
+
+
+def test_without_a_home_the_store_needs_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user id without HOME and without an entry in the password file is told to write `store.path`."""
+
+    def nobody(_: int) -> pwd.struct_passwd:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    with pytest.raises(ConfigError, match=r"store\.path: this user has no home"):
+        config.load(None, {})
+    assert Path("/srv/x") == config.parse(tomllib.loads('[store]\npath = "/srv/x"'), FILE).store.path
 
 
 def test_a_file_closes_the_list() -> None:

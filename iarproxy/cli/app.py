@@ -6,6 +6,7 @@ Rule 2: the exit code says which kind it was; `output.Exit` lists them.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -21,7 +22,7 @@ from iarproxy import config as configuration
 from iarproxy.cli import demo as demo_command
 from iarproxy.cli import drift, inspect, ledger, pins, serve
 from iarproxy.cli.logs import configure_logging
-from iarproxy.cli.output import Exit, err, out, print_error, print_json
+from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
 from iarproxy.errors import Refused, Unavailable
 
 app = typer.Typer(
@@ -89,9 +90,10 @@ def run(arguments: list[str]) -> int:
     """Run one command line; the exit code."""
     configure_logging(logging.WARNING)
     try:
-        return int(app(arguments, standalone_mode=False, prog_name="iarproxy") or Exit.DONE)
+        code = int(app(arguments, standalone_mode=False, prog_name="iarproxy") or Exit.DONE)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the edge of the program: it ends as one line
         return _tell(error)
+    return _tell(KeyboardInterrupt()) if code == Exit.INTERRUPTED else code  # typer made a code of it, without a word
 
 
 def _tell(error: BaseException) -> int:
@@ -112,6 +114,9 @@ def _tell(error: BaseException) -> int:
             code, line = Exit.REFUSED, str(error)
         case Unavailable():
             code, line = Exit.UNAVAILABLE, str(error)
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO):  # rooms translate theirs
+            drop_output()
+            code, line = Exit.REFUSED, f"the output cannot be written: {error.strerror}"
         case _:
             structlog.get_logger("iarproxy").error("internal error", exc_info=error)
             code, line = Exit.INTERNAL, f"internal error: {type(error).__name__}: {error}; please report it"

@@ -6,6 +6,7 @@ Exit codes (design section 6): 0 done, 1 refused or failed, 2 usage, 3 found som
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import datetime
 from enum import IntEnum
@@ -50,6 +51,13 @@ def print_table(columns: list[str], rows: list[list[str]], *, empty: str) -> Non
 def print_error(message: str) -> None:
     """One line on standard error."""
     err.print(f"iarproxy: {message}".replace("\n", " "), markup=False)
+
+
+def drop_output() -> None:
+    """Let what is still buffered for standard output go nowhere: the interpreter would try once more, and complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def stop(code: Exit) -> NoReturn:

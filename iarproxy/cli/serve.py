@@ -58,13 +58,17 @@ async def _check(config: Config) -> tuple[ServingLock, Path | None]:
         await store.close()
     try:
         async with open_rooms(config):
-            return lock, _metrics_folder(runtime_folder(store.identity, os.environ) / "metrics")
+            return lock, _metrics_folder(runtime_folder(store.identity, os.environ))
     except BaseException:
         lock.close()
         raise
 
 
-def _metrics_folder(folder: Path) -> Path | None:
+def _metrics_folder(runtime: Path | None) -> Path | None:
+    if runtime is None:
+        log.warning("each worker counts for itself", reason="this user has no home folder")
+        return None
+    folder = runtime / "metrics"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

@@ -79,12 +79,15 @@ def become_owner(path: Path) -> None:
         os.environ["HOME"] = pwd.getpwuid(owner.st_uid).pw_dir
 
 
-def runtime_folder(identity: str, environment: Mapping[str, str]) -> Path:
+def runtime_folder(identity: str, environment: Mapping[str, str]) -> Path | None:
     """Where what can be made anew lies, for the store of that identity: systemd's runtime directory, else the user's
-    cache folder.
+    cache folder; None: the user has no home.
     """
     given = environment.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    root = Path(given) if given else platformdirs.user_cache_path("iarproxy")
+    try:
+        root = Path(given) if given else platformdirs.user_cache_path("iarproxy")
+    except RuntimeError:  # no HOME, and no entry in the password file
+        return None
     return root / identity
 
 
@@ -118,7 +121,8 @@ async def open_rooms(
         ledger = await Ledger.open(config.ledger_path, store_identity=store.identity, store_is_empty=store.is_empty())
         stack.push_async_callback(ledger.close)
         counted = metrics or Metrics.open(None)
-        shared = runtime_folder(store.identity, environment) / "upstream"
+        folder = runtime_folder(store.identity, environment)
+        shared = None if folder is None else folder / "upstream"
         upstreams = await Upstreams.open(config.upstreams, cache_dir=shared, meter=counted)
         stack.push_async_callback(upstreams.close)
         stack.push_async_callback(store.close)  # before the upstreams: its ingests read from them

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,8 +47,17 @@ def find(chosen: Path | None, environment: Mapping[str, str]) -> Path | None:
         if not named.is_file():
             raise ConfigError(f"{named}: no such file; give --config or IARPROXY_CONFIG the path of one")
         return named
-    usual = (SYSTEM_FILE, platformdirs.user_config_path("iarproxy") / "iarproxy.toml")
+    own = _in_home(platformdirs.user_config_path)
+    usual = (SYSTEM_FILE, *([own / "iarproxy.toml"] if own else []))
     return next((path for path in usual if path.is_file()), None)
+
+
+def _in_home(place: Callable[[str], Path]) -> Path | None:
+    """A folder of the user's; None: without HOME and without an entry in the password file there is none."""
+    try:
+        return place("iarproxy")
+    except RuntimeError:
+        return None
 
 
 def load(chosen: Path | None, environment: Mapping[str, str]) -> Config:
@@ -91,7 +100,12 @@ def parse(document: dict[str, Any], source: Path | None) -> Config:
 
 def _with_default_path(section: Any) -> Any:
     if isinstance(section, dict) and "path" not in section:
-        return {"path": platformdirs.user_data_path("iarproxy"), **section}
+        path = _in_home(platformdirs.user_data_path)
+        if path is None:
+            raise ConfigError(
+                "store.path: this user has no home folder to put the store in; set HOME, or write the path"
+            )
+        return {"path": path, **section}
     return section
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from iarproxy.cli.wiring import runtime_folder
 from registry_control import RegistryThread
 
 REFERENCE = "registry.example.com/team/app:1"
@@ -73,6 +77,15 @@ def a_machine(folder: Path) -> Iterator[Machine]:
         )
         home = {"IARPROXY_CONFIG": str(file), "HOME": str(folder), "PATH": os.environ["PATH"]}
         yield Machine(registry, folder, home | {"XDG_CACHE_HOME": str(folder / "cache")})
+
+
+def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(_: int) -> pwd.struct_passwd:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
 
 
 def test_the_life_of_a_pin(machine: Machine) -> None:
@@ -163,6 +176,48 @@ def test_a_wrong_command_is_one_line(machine: Machine, arguments: list[str], cod
     assert (code, "") == (ended.code, ended.out)
     assert says in ended.err
     assert 1 == len(ended.err.splitlines())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_output_on_a_full_disk_is_one_line(machine: Machine, options: list[str]) -> None:
+    """What cannot be written is said in one line with exit code 1; it is no bug to report."""
+    machine.publish(1)
+    machine.run("pull", REFERENCE)
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "iarproxy", "pins", "list", *options],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            env=machine.environment,
+            check=False,
+        )
+    assert (1, 1) == (ended.returncode, len(ended.stderr.splitlines())), ended.stderr
+    assert "No space left on device" in ended.stderr
+
+
+def test_an_interrupted_pull_says_so(machine: Machine) -> None:
+    """Ctrl-C ends a pull with one line and the code that shells give it."""
+    machine.publish(1)
+    machine.registry.act("add_fault", pattern="*/blobs/*", fault={"stall_at": 10})
+    command = [sys.executable, "-m", "iarproxy", "pull", REFERENCE]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=machine.environment) as pull:
+        deadline = time.monotonic() + 30
+        while not any("/blobs/" in each["path"] for each in machine.registry.act("log")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        pull.send_signal(signal.SIGINT)
+        _, said = pull.communicate(timeout=30)
+    assert (130, "iarproxy: interrupted; what was complete is kept\n") == (pull.returncode, said)
+
+
+def test_nothing_needs_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user id without HOME and without an entry in the password file shares nothing between processes."""
+    homeless(monkeypatch)
+    assert runtime_folder("store", {}) is None
+    assert Path("/run/iarproxy/store") == runtime_folder("store", {"RUNTIME_DIRECTORY": "/run/iarproxy"})
 
 
 def test_help_is_there_for_every_command(machine: Machine) -> None:
