@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from iarproxy.errors import Refused, StoreFull, StoreUnavailable, UnknownBlob, UpstreamUnavailable
+from iarproxy.errors import Refused, StoreFull, StoreUnavailable, UnknownBlob, UnknownManifest, UpstreamUnavailable
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import BlobBody
 from iarproxy.mirror.bodies import CachedBody, GrowingBody, RelayedBody
@@ -45,7 +45,7 @@ class Blobs:
             UnknownBlob, Denied: the repository has no such blob, or may not serve it.
             Unavailable: it is not held and upstream cannot be had.
         """
-        await self._access.require(repository, digest)
+        await self._require(repository, digest)
         body = self._held(digest) or self._growing(repository, digest, size or self._memory.size_of(repository, digest))
         try:
             await body.__aenter__()
@@ -61,7 +61,7 @@ class Blobs:
 
     async def size(self, repository: Repository, digest: Digest) -> int:
         """The blob's size in bytes, for HEAD: held, known from a manifest, else asked of upstream."""
-        await self._access.require(repository, digest)
+        await self._require(repository, digest)
         held = self._store.find(digest)
         if held is not None:
             return held.size
@@ -82,7 +82,7 @@ class Blobs:
         """
         if self._store.find(descriptor.digest) is not None:
             return False
-        await self._access.require(repository, descriptor.digest)
+        await self._require(repository, descriptor.digest)
         fetch = self._fetch(repository, descriptor.digest)
         async with self._store.follow(descriptor.digest, descriptor.size, fetch, repository) as following:
             position = 0
@@ -100,6 +100,12 @@ class Blobs:
         if raw is None:
             raise UnknownBlob(f"{descriptor.digest} was held and is gone")
         return raw
+
+    async def _require(self, repository: Repository, digest: Digest) -> None:
+        try:
+            await self._access.require(repository, digest)
+        except UnknownManifest as error:  # it was looked for as a manifest too, which nobody had asked for
+            raise UnknownBlob(f"{repository} has no blob {digest}", upstream=repository.registry) from error
 
     def _held(self, digest: Digest) -> BlobBody | None:
         found = self._store.find(digest)

@@ -84,7 +84,8 @@ class Manifest:
     """A document whose bytes hash to `descriptor.digest`, and what it points at.
 
     An index has `children`; an image has `config` and `layers`; an artifact may have only `layers`; a document of an
-    unknown kind has none of them. `urls` of foreign layers are not read: they are never followed (T36).
+    unknown kind has none of them. `urls` are never followed (T36); the layers that have them are `foreign`: registries
+    take a manifest with such layers without having them.
     """
 
     descriptor: Descriptor
@@ -95,6 +96,7 @@ class Manifest:
     subject: Descriptor | None = None
     artifact_type: str = ""
     annotations: dict[str, str] = field(default_factory=dict)
+    foreign: frozenset[Digest] = frozenset()
     claimed: bool = False  # its media type is the sender's word: the document alone would be read as another
 
     @property
@@ -110,8 +112,11 @@ class Manifest:
 
     @property
     def links(self) -> tuple[Digest, ...]:
-        """Every digest that this document names: the repository that serves it may serve these too."""
-        return tuple(each.digest for each in self.blobs) + tuple(child.descriptor.digest for child in self.children)
+        """The digests that this document names and the registry that took it must have had: what serves it may serve
+        these too. Foreign layers say nothing: anybody may write any digest there (T53).
+        """
+        named = (*(each.digest for each in self.blobs), *(child.descriptor.digest for child in self.children))
+        return tuple(each for each in named if each not in self.foreign)
 
 
 def _no_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -251,14 +256,16 @@ def parse_manifest(raw: bytes, claimed: str = "", digest: Digest | None = None) 
         Child(_descriptor(each), _platform(each.get("platform"))) for each in _objects(document, "manifests")
     )
     listed = _objects(document, "layers") or _objects(document, "blobs")
+    layers = tuple(_descriptor(each) for each in listed)
     return Manifest(
         descriptor=Descriptor(media_type, computed, len(raw)),
         raw=raw,
         config=config,
-        layers=tuple(_descriptor(each) for each in listed),
+        layers=layers,
         children=children,
         subject=_optional(document, "subject"),
         artifact_type=artifact_type,
         annotations=_annotations(document),
+        foreign=frozenset(layer.digest for layer, each in zip(layers, listed, strict=True) if each.get("urls")),
         claimed=media_type != media_type_of(document, ""),
     )

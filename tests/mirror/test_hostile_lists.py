@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from iarproxy.errors import ManifestInvalid, UpstreamWrong
+from iarproxy.errors import ManifestInvalid, UnknownBlob, UpstreamWrong
 from iarproxy.mirror.access import MAX_LINKED
 from iarproxy.mirror.holding import Held
 from iarproxy.oci import Digest, Platform
@@ -111,3 +111,19 @@ async def test_a_manifest_of_thousands_of_layers_links_a_thousand(tmp_path: Path
         linked = [await world.ledger.linked(world.repository(), each) for each in (digests[0], last)]
         assert [True, False] == linked
         assert b"1999" == await world.blob(last)
+
+
+async def test_a_foreign_layer_opens_nothing(tmp_path: Path) -> None:
+    """T53: registries take manifests that name any digest as a foreign layer; that gives nobody's private blob away."""
+    password = tmp_path / "password"
+    password.write_text("secret")
+    async with FakeRegistry() as registry, a_world(tmp_path, registry, password_file=password) as world:
+        private = registry.content.publish("team/app", "1", small_image())
+        await world.tag()
+        await world.blob(private.layers[0])
+        layer = {"mediaType": "a/b", "digest": str(private.layers[0]), "size": 2000, "urls": ["https://x.example.com"]}
+        named = Published(orjson.dumps({"schemaVersion": 2, "layers": [layer]}), OCI_MANIFEST)
+        registry.content.publish("evil/app", "1", named)
+        assert named.digest == (await world.tag(name="evil/app")).descriptor.digest
+        with pytest.raises(UnknownBlob):
+            await world.blob(private.layers[0], name="evil/app")
