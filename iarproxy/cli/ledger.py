@@ -85,6 +85,11 @@ def _tell(done: str, report: ledgers.RecoveryReport) -> None:
     out.print(f"{done} {report.path}: serial {report.serial}, {report.replayed} events replayed", markup=False)
     if report.kept_aside:
         out.print(f"what was there is kept as {report.kept_aside}", markup=False)
+    if report.blind:
+        print_error(
+            "the journal file was missing or shorter than the backup: tags pinned or repinned after it are forgotten "
+            "and would be pinned anew; before `serve` starts, compare `pins list` with index.json in the store"
+        )
 
 
 @app.command()

@@ -147,7 +147,8 @@ def _restore(path: Path, source: Path, act: _Act) -> RecoveryReport:
         kept_aside = _swap(path, fresh)
         lines.mend(path)
     made = _opened(path, act, {"by": "restore", "replayed": replayed})
-    return RecoveryReport(str(path), made.serial, made.hash, replayed, lines.torn, kept_aside)
+    blind = lines.last.serial < head.serial
+    return RecoveryReport(str(path), made.serial, made.hash, replayed, lines.torn, kept_aside, blind)
 
 
 def _rebuild(path: Path, act: _Act) -> RecoveryReport:

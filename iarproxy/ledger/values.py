@@ -128,6 +128,7 @@ class RecoveryReport:
         replayed: events taken from the journal file.
         dropped_bytes: length of a torn last line of the journal file, which nobody was ever answered for.
         kept_aside: where the replaced database is now.
+        blind: the journal file was missing or ended before the backup: whatever came after the backup is forgotten.
     """
 
     path: str
@@ -136,6 +137,7 @@ class RecoveryReport:
     replayed: int = 0
     dropped_bytes: int = 0
     kept_aside: str | None = None
+    blind: bool = False
 
 
 def to_text(moment: datetime) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from iarproxy.errors import ConfigError, LedgerDamaged, Refused
-from iarproxy.ledger import EventKind, backup, rebuild, restore
+from iarproxy.ledger import EventKind, RecoveryReport, backup, rebuild, restore
 from iarproxy.trust.drift import Drifted, Vanished
 from ledger_world import SOURCE, STORE, content, copy_ledger, dump, fill, opened, sql, tag
 
@@ -35,8 +35,8 @@ async def _rebuilt(path: Path, *, store: str = STORE) -> None:
     await rebuild(path, store_identity=store, actor="ann", reason="the disk failed")
 
 
-async def _restored(path: Path, source: Path, *, store: str = STORE) -> None:
-    await restore(path, source, store_identity=store, actor="ann", reason="the disk failed")
+async def _restored(path: Path, source: Path, *, store: str = STORE) -> RecoveryReport:
+    return await restore(path, source, store_identity=store, actor="ann", reason="the disk failed")
 
 
 async def _sound(path: Path) -> None:
@@ -164,12 +164,13 @@ async def test_an_old_backup_is_brought_forward(filled: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("lost", ["journal.jsonl", "ledger.db", "both"])
 async def test_restore_after_a_loss(filled: Path, tmp_path: Path, lost: str) -> None:
-    """A backup makes good for either file, or both."""
+    """A backup makes good for either file, or both; without the journal it says that later pins are forgotten."""
     await backup(filled, tmp_path / "backup")
     before = dump(filled, "pins")
     for name in ("journal.jsonl", "ledger.db") if lost == "both" else (lost,):
         (filled.parent / name).unlink()
-    await _restored(filled, tmp_path / "backup")
+    report = await _restored(filled, tmp_path / "backup")
+    assert report.blind == (lost != "ledger.db")
     assert dump(filled, "pins") == before
     await _sound(filled)
 
