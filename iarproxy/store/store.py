@@ -103,7 +103,8 @@ class Store:
             self._stats()  # counts the folders, where the counter is lost
         except (OSError, StoreUnavailable) as error:
             means.threads.close()
-            raise ConfigError(f"store {root}: {error}") from error
+            reason = f"{error.strerror}; look at the disk" if isinstance(error, OSError) else str(error)
+            raise ConfigError(f"store {root} cannot be used: {reason}, or choose another [store] path") from error
         return self
 
     def __repr__(self) -> str:

@@ -67,6 +67,15 @@ def test_a_file_in_the_place_of_the_store_is_refused(tmp_path: Path) -> None:
         Store.open(tmp_path / "file", max_size=1)
 
 
+async def test_a_store_that_cannot_be_written_is_refused_with_a_remedy(open_store: OpenStore, tmp_path: Path) -> None:
+    """What the disk says is told in words, with what to do, and without the terms of Python."""
+    await open_store()
+    (tmp_path / "store" / "usage").unlink()
+    (tmp_path / "store" / "usage").mkdir()
+    with pytest.raises(ConfigError, match=r"cannot be used: Is a directory; look at the disk, or choose another"):
+        await open_store()
+
+
 @pytest.mark.root
 def test_another_users_store_is_refused(tmp_path: Path) -> None:
     """A folder of another user is refused, naming both."""
