@@ -73,6 +73,8 @@ class Listings:
         return await self._keep(fallback, raw)
 
     async def _from_tag(self, fallback: TagReference) -> bytes:
+        if not fallback.tag.is_attachment:  # of a sha512 digest: any other tag than an attachment would be pinned
+            return _EMPTY
         try:
             return _as_index((await self._manifests.answer(fallback.repository, fallback.tag)).raw)
         except (Refused, Unavailable):

@@ -88,6 +88,8 @@ def _message(error: errors.IarproxyError, code: ErrorCode) -> str:
     message = str(error)
     if code is ErrorCode.DENIED and not message.startswith("iarproxy:"):
         return f"iarproxy: {message}"
+    if isinstance(error, errors.UpstreamUnavailable):
+        return f"{message}; nothing held here answers this: ask again when upstream does"
     return message
 
 

@@ -93,7 +93,7 @@ class Policy:
         if host == "localhost" or host.endswith(".localhost"):
             return cls(_REACHES[Reach.LOOPBACK])
         if url.scheme == "http":
-            return cls(_REACHES[Reach.LOOPBACK])  # written out as plain http: a registry of one's own
+            return cls(_REACHES[Reach.PRIVATE])  # written out as plain http: a registry of one's own network
         private = "." not in host or host.endswith(_PRIVATE_SUFFIXES)
         return cls(_REACHES[Reach.PRIVATE if private else Reach.PUBLIC])
 

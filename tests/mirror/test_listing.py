@@ -9,7 +9,7 @@ import pytest
 
 from iarproxy.errors import UpstreamUnavailable
 from iarproxy.mirror.holding import Held
-from iarproxy.oci import Descriptor, DigestReference, Platform
+from iarproxy.oci import Descriptor, Digest, DigestReference, Platform
 from iarproxy.oci.media_types import OCI_INDEX
 from images import Published, artifact, index, small_image
 from registry_faults import Fault
@@ -72,6 +72,15 @@ async def test_referrers_are_filtered_here(world: World) -> None:
     answer = await world.mirror.referrers(world.repository(), subject.digest, ("application/vnd.b",))
     found = [each["digest"] for each in orjson.loads(answer.raw)["manifests"]]
     assert ([str(wanted.digest)], True) == (found, answer.filtered)
+
+
+async def test_a_sha512_subject_pins_nothing(world: World) -> None:
+    """Only `sha256-...` tags are attachments; the fallback tag of another digest is not asked for, and so not pinned."""
+    world.registry.answer_referrers = False
+    subject = Digest.of(b"subject", "sha512")
+    world.registry.content.publish("team/app", f"sha512-{subject.hex[:64]}", small_image())
+    answer = await world.mirror.referrers(world.repository(), subject, ())
+    assert ([], []) == (orjson.loads(answer.raw)["manifests"], await world.ledger.pins())
 
 
 async def test_no_referrers_are_an_empty_index(world: World) -> None:

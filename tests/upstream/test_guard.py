@@ -123,6 +123,7 @@ def test_where_addresses_lead(address: str, reach: Reach) -> None:
         ("https://registry", "10.0.0.6", "127.0.0.1"),
         ("https://registry.corp.internal", "192.168.0.6", "127.0.0.1"),
         ("http://registry.example.com:5000", "10.0.0.6", "169.254.169.254"),
+        ("http://registry.example.com:5000", "192.168.0.6", "127.0.0.1"),
         ("http://127.0.0.1:5000", "127.0.0.1", "::ffff:127.0.0.1"),
         ("http://localhost:5000", "::1", "0.0.0.0"),
         ("https://169.254.1.1", "169.254.1.1", "169.254.169.254"),
