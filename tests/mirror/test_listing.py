@@ -75,7 +75,7 @@ async def test_referrers_are_filtered_here(world: World) -> None:
 
 
 async def test_a_sha512_subject_pins_nothing(world: World) -> None:
-    """Only `sha256-...` tags are attachments; the fallback tag of another digest is not asked for, and so not pinned."""
+    """Only `sha256-...` tags are attachments; the fallback tag of another digest is never asked for."""
     world.registry.answer_referrers = False
     subject = Digest.of(b"subject", "sha512")
     world.registry.content.publish("team/app", f"sha512-{subject.hex[:64]}", small_image())
