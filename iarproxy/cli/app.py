@@ -22,6 +22,7 @@ from iarproxy import config as configuration
 from iarproxy.cli import demo as demo_command
 from iarproxy.cli import drift, inspect, ledger, pins, serve
 from iarproxy.cli.logs import configure_logging
+from iarproxy.cli.options import ConfigOption
 from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
 from iarproxy.errors import Refused, Unavailable
 
@@ -60,15 +61,16 @@ def _options(
 @app.command("check-config")
 def check_config(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="None: the file that `serve` would read.")
+        Path | None, typer.Argument(metavar="[FILE]", readable=False, help="None: the file that `serve` would read.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
+    config: ConfigOption = None,
 ) -> None:
     """Check a configuration and say what it means.
 
     It is read as `serve` would; nothing is started.
     """
-    settings = configuration.load(file, os.environ)
+    settings = configuration.load(file or config, os.environ)
     if json:
         print_json(settings.model_dump(mode="json", exclude={"tags"}) | {"tags": [str(tag) for tag in settings.tags]})
         return

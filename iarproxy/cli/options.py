@@ -20,7 +20,13 @@ T = TypeVar("T")
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Configuration file; see also IARPROXY_CONFIG.", show_default=False),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        readable=False,  # whether it can be read is found, and said, where it is read
+        help="Configuration file; see also IARPROXY_CONFIG.",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 ReferenceArgument = Annotated[

@@ -44,8 +44,9 @@ def find(chosen: Path | None, environment: Mapping[str, str]) -> Path | None:
     """
     named = chosen or (Path(environment["IARPROXY_CONFIG"]) if environment.get("IARPROXY_CONFIG") else None)
     if named is not None:
-        if not named.is_file():
-            raise ConfigError(f"{named}: no such file; give --config or IARPROXY_CONFIG the path of one")
+        if not named.exists() or named.is_dir():
+            what = "a folder" if named.is_dir() else "no such file"
+            raise ConfigError(f"{named}: {what}; give --config or IARPROXY_CONFIG the path of a configuration file")
         return named
     own = _in_home(platformdirs.user_config_path)
     usual = (SYSTEM_FILE, *([own / "iarproxy.toml"] if own else []))

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from iarproxy.errors import UnknownManifest
 from iarproxy.mirror.answers import ManifestAnswer
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.manifests import Manifests
-from iarproxy.oci import Descriptor, Platform, Reference, TagReference
+from iarproxy.oci import Descriptor, DigestReference, Platform, Reference, Repository, TagReference
 
 _PARALLEL = 4
 
@@ -63,6 +64,7 @@ class Warm:
         """
         wanted = reference.tag if isinstance(reference, TagReference) else reference.digest
         answer = await self._manifests.answer(reference.repository, wanted)
+        await self._insist(reference.repository, answer, platforms)
         missing = await self._holding.missing(reference.repository, answer.descriptor.digest, platforms)
         progress.planned(missing)
         gate = asyncio.Semaphore(_PARALLEL)
@@ -76,6 +78,15 @@ class Warm:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(fetch(blob), name=f"pull {blob.digest.short}") for blob in missing]
         return Pulled(reference, answer, sum(task.result() for task in tasks), sum(blob.size for blob in missing))
+
+    async def _insist(self, repository: Repository, answer: ManifestAnswer, platforms: Sequence[Platform]) -> None:
+        """Refuse platforms that an index lacks: a person who names one does not mean all of them."""
+        manifest = await self._manifests.by_digest(DigestReference(repository, answer.descriptor.digest))
+        offered = [child.platform for child in manifest.children if child.platform]
+        lacking = [str(each) for each in platforms if offered and not any(has.serves(each) for has in offered)]
+        if lacking:
+            known = ", ".join(sorted({str(each) for each in offered}))
+            raise UnknownManifest(f"{repository} has nothing for {', '.join(lacking)} there; it has {known}")
 
 
 def _advance(progress: Progress, blob: Descriptor) -> Callable[[int], None]:

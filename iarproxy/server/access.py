@@ -47,9 +47,9 @@ def facts(exchange: Exchange) -> dict[str, str | int | float | None]:
 
 
 def result(status: int, sent: int, cache: str, outcome: str, seconds: float) -> dict[str, str | int | float | None]:
-    """How it was answered. `duration` is in milliseconds."""
+    """How it was answered."""
     took = round(seconds * 1000, 3)
-    return {"status": status, "bytes": sent, "cache": cache or None, "outcome": outcome, "duration": took}
+    return {"status": status, "bytes": sent, "cache": cache or None, "outcome": outcome, "duration_ms": took}
 
 
 def printable(text: str | None) -> str | None:

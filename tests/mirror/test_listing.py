@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import orjson
 import pytest
 
-from iarproxy.errors import UpstreamUnavailable
+from iarproxy.errors import UnknownManifest, UpstreamUnavailable
 from iarproxy.mirror.holding import Held
 from iarproxy.oci import Descriptor, Digest, DigestReference, Platform
 from iarproxy.oci.media_types import OCI_INDEX
@@ -117,6 +117,16 @@ async def test_a_pull_brings_all_of_a_platform(world: World) -> None:
     await world.registry.stop()
     for digest, data in both.children[1].blobs.items():
         assert data == await world.blob(digest)
+
+
+async def test_a_platform_that_is_not_there_is_refused(world: World) -> None:
+    """Naming a platform that the index lacks is an error that lists what there is, not a pull of everything."""
+    both = index([small_image(1), small_image(2, platform="linux/arm64")])
+    world.registry.content.publish("team/app", "1", both)
+    progress = Silent()
+    with pytest.raises(UnknownManifest, match=r"linux/s390x.*linux/amd64, linux/arm64"):
+        await world.mirror.warm.pull(world.reference(), [Platform("linux", "s390x")], progress)
+    assert [] == progress.plan
 
 
 async def test_a_pull_of_everything_is_complete(world: World) -> None:
