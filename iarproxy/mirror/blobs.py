@@ -16,7 +16,7 @@ from iarproxy.errors import Refused, StoreFull, StoreUnavailable, UnknownBlob, U
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import BlobBody
 from iarproxy.mirror.bodies import CachedBody, GrowingBody, RelayedBody
-from iarproxy.mirror.manifests import Manifests
+from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.memory import ManifestMemory
 from iarproxy.oci import Descriptor, Digest, DigestReference, Repository
 from iarproxy.store import Fetch, Store
@@ -29,13 +29,13 @@ class Blobs:
     """Opens blobs for sending, and brings them into the store."""
 
     def __init__(
-        self, store: Store, upstreams: Upstreams, access: Access, memory: ManifestMemory, manifests: Manifests
+        self, store: Store, upstreams: Upstreams, access: Access, memory: ManifestMemory, documents: Documents
     ) -> None:
         self._store = store
         self._upstreams = upstreams
         self._access = access
         self._memory = memory
-        self._manifests = manifests
+        self._documents = documents
 
     @asynccontextmanager
     async def open(self, repository: Repository, digest: Digest, size: int | None = None) -> AsyncIterator[BlobBody]:
@@ -124,7 +124,7 @@ class Blobs:
     async def _manifest_as_blob(self, repository: Repository, digest: Digest, error: UnknownBlob) -> BlobBody:
         """Some clients ask for a manifest below /blobs/ (containerd's FetchByDigest)."""
         try:
-            await self._manifests.by_digest(DigestReference(repository, digest))
+            await self._documents.by_digest(DigestReference(repository, digest))
         except Refused:
             raise error from None
         held = self._held(digest)

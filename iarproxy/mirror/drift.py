@@ -23,8 +23,8 @@ import structlog
 from iarproxy.errors import IarproxyError, Malformed, StoreUnavailable, Unavailable, UnknownManifest, UnknownName
 from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.blobs import Blobs
+from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Holding
-from iarproxy.mirror.manifests import Manifests
 from iarproxy.oci import Descriptor, Manifest, Repository, TagReference
 from iarproxy.trust import Drifted, Mode, Steady, TagRule, Vanished, Verdict, judge, rule_for
 from iarproxy.upstream import FetchedManifest, Upstreams
@@ -55,7 +55,7 @@ class DriftWatch:
         *,
         ledger: Ledger,
         upstreams: Upstreams,
-        manifests: Manifests,
+        documents: Documents,
         blobs: Blobs,
         holding: Holding,
         rules: tuple[TagRule, ...],
@@ -64,7 +64,7 @@ class DriftWatch:
     ) -> None:
         self._ledger = ledger
         self._upstreams = upstreams
-        self._manifests = manifests
+        self._documents = documents
         self._blobs = blobs
         self._holding = holding
         self._rules = rules
@@ -103,7 +103,7 @@ class DriftWatch:
         """The offered manifest, kept as evidence; no pin comes of it."""
         if fetched is None or isinstance(fetched, Steady):
             return None
-        return await self._manifests.admit(pin.reference.repository, fetched)
+        return await self._documents.admit(pin.reference.repository, fetched)
 
     async def _record(
         self, pin: Pin, verdict: Verdict, offered: Manifest | None, fetched: FetchedManifest | Steady | None
@@ -152,7 +152,7 @@ class DriftWatch:
         """What a person wants to know first: which layers, platforms and labels are other ones."""
         repository = pin.reference.repository
         try:
-            pinned = await self._manifests.held(pin.descriptor.digest)
+            pinned = await self._documents.held(pin.descriptor.digest)
         except UnknownManifest:
             pinned = None
         if pinned is None:

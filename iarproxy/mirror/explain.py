@@ -8,8 +8,8 @@ from typing import assert_never
 
 from iarproxy.errors import UnknownManifest
 from iarproxy.ledger import DriftState, Ledger, Pin
+from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Held, Holding
-from iarproxy.mirror.manifests import Manifests
 from iarproxy.oci import Digest, Reference, TagReference
 from iarproxy.trust import Mode, OnDrift, TagRule, rule_for
 
@@ -42,10 +42,10 @@ class Explain:
     """Answers `iarproxy explain`."""
 
     def __init__(
-        self, ledger: Ledger, manifests: Manifests, holding: Holding, rules: Sequence[TagRule], urls: dict[str, str]
+        self, ledger: Ledger, documents: Documents, holding: Holding, rules: Sequence[TagRule], urls: dict[str, str]
     ) -> None:
         self._ledger = ledger
-        self._manifests = manifests
+        self._documents = documents
         self._holding = holding
         self._rules = rules
         self._urls = urls
@@ -84,7 +84,7 @@ class Explain:
 
     async def _platforms(self, digest: Digest | None) -> tuple[str, ...]:
         try:
-            manifest = await self._manifests.held(digest) if digest else None
+            manifest = await self._documents.held(digest) if digest else None
         except UnknownManifest:
             return ()
         return tuple(str(child.platform) for child in manifest.children if child.platform) if manifest else ()

@@ -19,7 +19,7 @@ import structlog
 from iarproxy.errors import IarproxyError, ManifestInvalid, Unavailable, UnknownManifest
 from iarproxy.ledger import Pin
 from iarproxy.mirror.blobs import Blobs
-from iarproxy.mirror.manifests import Manifests
+from iarproxy.mirror.documents import Documents
 from iarproxy.oci import Child, Descriptor, Digest, DigestReference, Manifest, Platform, Repository
 from iarproxy.store import Store
 
@@ -51,9 +51,9 @@ def wanted_children(manifest: Manifest, platforms: Sequence[Platform]) -> tuple[
 class Holding:
     """Looks at and completes what is held of a manifest."""
 
-    def __init__(self, store: Store, manifests: Manifests, blobs: Blobs, platforms: Sequence[Platform]) -> None:
+    def __init__(self, store: Store, documents: Documents, blobs: Blobs, platforms: Sequence[Platform]) -> None:
         self._store = store
-        self._manifests = manifests
+        self._documents = documents
         self._blobs = blobs
         self._platforms = tuple(platforms)
         self._background: set[asyncio.Task[None]] = set()
@@ -83,7 +83,7 @@ class Holding:
         if self._store.find(digest) is None:
             return Held.NONE
         try:
-            async for manifest in _walk(digest, self._platforms, self._manifests.held):
+            async for manifest in _walk(digest, self._platforms, self._documents.held):
                 if manifest is None or any(self._store.find(blob.digest) is None for blob in manifest.blobs):
                     return Held.PARTIAL
         except (ManifestInvalid, UnknownManifest):
@@ -108,7 +108,7 @@ class Holding:
         self, repository: Repository, digest: Digest, platforms: Sequence[Platform]
     ) -> AsyncIterator[Manifest]:
         async def load(each: Digest) -> Manifest:
-            return await self._manifests.by_digest(DigestReference(repository, each))
+            return await self._documents.by_digest(DigestReference(repository, each))
 
         async for manifest in _walk(digest, platforms, load):
             if manifest is not None:

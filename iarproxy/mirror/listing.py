@@ -16,6 +16,7 @@ import orjson
 from iarproxy.errors import ManifestInvalid, Refused, Unavailable, UnknownManifest
 from iarproxy.ledger import Ledger
 from iarproxy.mirror.answers import ReferrersAnswer, TagList
+from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.manifests import Manifests
 from iarproxy.oci import Digest, Repository, Tag, TagReference, parse_manifest
 from iarproxy.oci.media_types import OCI_INDEX
@@ -28,11 +29,14 @@ _EMPTY = orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": 
 class Listings:
     """Tags and referrers."""
 
-    def __init__(self, store: Store, ledger: Ledger, upstreams: Upstreams, manifests: Manifests) -> None:
+    def __init__(
+        self, store: Store, ledger: Ledger, upstreams: Upstreams, manifests: Manifests, documents: Documents
+    ) -> None:
         self._store = store
         self._ledger = ledger
         self._upstreams = upstreams
         self._manifests = manifests
+        self._documents = documents
 
     async def tags(self, repository: Repository) -> TagList:
         """All tags, sorted by their characters' code points.
@@ -95,7 +99,7 @@ class Listings:
 
     async def _known(self, fallback: TagReference) -> bytes:
         known = await self._ledger.followed(fallback)
-        held = None if known is None else await self._manifests.held(known[0].digest)
+        held = None if known is None else await self._documents.held(known[0].digest)
         return _EMPTY if held is None else _as_index(held.raw)
 
 

@@ -10,6 +10,7 @@ from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import BlobBody, ManifestAnswer, ReferrersAnswer, TagList
 from iarproxy.mirror.blobs import Blobs
+from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.drift import Checked, DriftWatch
 from iarproxy.mirror.explain import Explain
 from iarproxy.mirror.holding import Holding
@@ -48,27 +49,26 @@ class Mirror:
         self.ledger = ledger
         memory = ManifestMemory()
         access = Access(ledger, upstreams, private=private)
-        self._manifests = Manifests(
-            store=store,
+        self._documents = documents = Documents(store, upstreams, access, memory)
+        self._manifests = manifests = Manifests(
             ledger=ledger,
             upstreams=upstreams,
-            access=access,
-            memory=memory,
+            documents=documents,
             rules=rules,
             now=now,
             on_first_pin=self._first_pin,
         )
-        self._blobs = Blobs(store, upstreams, access, memory, self._manifests)
-        self._listings = Listings(store, ledger, upstreams, self._manifests)
-        self.holding = Holding(store, self._manifests, self._blobs, platforms)
-        self.warm = Warm(self._manifests, self._blobs, self.holding)
+        self._blobs = blobs = Blobs(store, upstreams, access, memory, documents)
+        self._listings = Listings(store, ledger, upstreams, manifests, documents)
+        self.holding = Holding(store, documents, blobs, platforms)
+        self.warm = Warm(manifests, documents, blobs, self.holding)
         urls = {name: str(upstreams[name].url) for name in upstreams.names}
-        self.explain = Explain(ledger, self._manifests, self.holding, rules, urls)
+        self.explain = Explain(ledger, documents, self.holding, rules, urls)
         self.drift = DriftWatch(
             ledger=ledger,
             upstreams=upstreams,
-            manifests=self._manifests,
-            blobs=self._blobs,
+            documents=documents,
+            blobs=blobs,
             holding=self.holding,
             rules=tuple(rules),
             now=now,
@@ -83,6 +83,7 @@ class Mirror:
         """End what runs in the background. The rooms stay open: whoever opened them closes them."""
         await self.holding.close()
         await self._manifests.close()
+        await self._documents.close()
 
     async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
         """The manifest that a client gets; see `Manifests.answer`."""

@@ -10,6 +10,7 @@ from typing import Protocol
 from iarproxy.errors import UnknownManifest
 from iarproxy.mirror.answers import ManifestAnswer
 from iarproxy.mirror.blobs import Blobs
+from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.manifests import Manifests
 from iarproxy.oci import Descriptor, DigestReference, Platform, Reference, Repository, TagReference
@@ -46,8 +47,9 @@ class Pulled:
 class Warm:
     """Pulls references into the store."""
 
-    def __init__(self, manifests: Manifests, blobs: Blobs, holding: Holding) -> None:
+    def __init__(self, manifests: Manifests, documents: Documents, blobs: Blobs, holding: Holding) -> None:
         self._manifests = manifests
+        self._documents = documents
         self._blobs = blobs
         self._holding = holding
 
@@ -81,7 +83,7 @@ class Warm:
 
     async def _insist(self, repository: Repository, answer: ManifestAnswer, platforms: Sequence[Platform]) -> None:
         """Refuse platforms that an index lacks: a person who names one does not mean all of them."""
-        manifest = await self._manifests.by_digest(DigestReference(repository, answer.descriptor.digest))
+        manifest = await self._documents.by_digest(DigestReference(repository, answer.descriptor.digest))
         offered = [child.platform for child in manifest.children if child.platform]
         lacking = [str(each) for each in platforms if offered and not any(has.serves(each) for has in offered)]
         if lacking:
