@@ -1,8 +1,8 @@
 """Following: one client's hold on a blob, stored or still arriving.
 
 Rule 1: a follower that was sent bytes of an abandoned ingest fails; one that was sent none joins the next.
-Rule 2: a refusal is the answer to whoever asked, not to everybody: one repository's 404 or 403 is no other's. Who
-        followed another scope's request asks upstream itself.
+Rule 2: a refusal is the answer to whoever asked, not to everybody: one repository's 404 or 403 is no other's, nor are
+        wrong bytes. Who followed another scope's request, and was sent nothing yet, asks upstream itself.
 """
 
 from __future__ import annotations
@@ -120,10 +120,10 @@ class Following:
                 await self._progress.change(patience.stall + self._progress.written / patience.rehash_rate)
 
     def _may_ask_itself(self, failure: Failure) -> bool:
-        """Whether this is a refusal of another scope's request, and there is still time to make our own."""
+        """Whether another scope's request was answered with no or with wrong bytes, and ours can still be made."""
         ours = self._ingest is None or (self._ingest.leads and self._ingest.scope == self._scope)
-        refused = isinstance(failure.error(), Refused)
-        return refused and not ours and not self._sent and self._restarts < _RESTARTS
+        theirs = isinstance(failure.error(), Refused | UpstreamWrong)
+        return theirs and not ours and not self._sent and self._restarts < _RESTARTS
 
     async def _start_over(self) -> None:
         if self._sent:

@@ -338,3 +338,14 @@ async def test_a_refusal_is_nobody_elses_answer(open_store: OpenStore) -> None:
     assert right == [source.data] * 2
     with pytest.raises(UnknownBlob):
         await wrong
+
+
+async def test_wrong_bytes_are_nobody_elses_answer(store: Store) -> None:
+    """What one upstream gets wrong, another may have right: its askers, sent nothing so far, ask there."""
+    right, wrong = Source(some_bytes(40_000)), Source(some_bytes(40_000, 1), pause=0.05)
+    led = asyncio.create_task(body_of(store.follow(right.digest, None, wrong.fetch, "hostile.example/app")))
+    await asyncio.sleep(0.01)
+    assert await body_of(store.follow(right.digest, None, right.fetch, "good.example/app")) == right.data
+    with pytest.raises(UpstreamWrong):
+        await led
+    assert (wrong.starts, right.starts) == ([0], [0])
