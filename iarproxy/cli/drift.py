@@ -10,12 +10,12 @@ import typer
 
 from iarproxy.cli.options import ConfigOption, JsonOption, run, tag_reference
 from iarproxy.cli.output import Exit, print_error, print_json, print_table, stop, when
-from iarproxy.cli.pins import all_pins, drift_as_json
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import IarproxyError, Refused, UnknownManifest
 from iarproxy.mirror.drift import Checked
+from iarproxy.mirror.spelling import drift_as_json
 from iarproxy.oci import TagReference
-from iarproxy.trust import Drifted, Mode, Steady, Vanished, Verdict, rule_for
+from iarproxy.trust import Drifted, Steady, Vanished, Verdict
 
 app = typer.Typer(help="What upstream offers now for pinned tags.", no_args_is_help=True)
 
@@ -43,7 +43,7 @@ def check(
 
     async def command(rooms: Rooms) -> list[Checked | Unjudged]:
         wanted = [tag_reference(ref, rooms.config) for ref in refs or []]
-        found = await _check_all(rooms, wanted or await _watched(rooms))
+        found = await _check_all(rooms, wanted or await rooms.mirror.drift.watched())
         await rooms.mirror.holding.settle()  # what upstream no longer offers is fetched now or never
         return found
 
@@ -57,13 +57,6 @@ def check(
             if isinstance(result, Unjudged):
                 print_error(f"{result.reference}: not judged: {result.error}")
     _stop(results, exit_code=exit_code)
-
-
-async def _watched(rooms: Rooms) -> list[TagReference]:
-    pinned = [pin.reference for pin in await all_pins(rooms)]
-    rules = rooms.config.rules
-    known = [each for each in pinned if each.repository.registry in rooms.upstreams]
-    return [each for each in known if rule_for(each, rules).mode is Mode.PIN]
 
 
 async def _check_all(rooms: Rooms, references: list[TagReference]) -> list[Checked | Unjudged]:
@@ -134,7 +127,7 @@ def list_drifts(json: JsonOption = False, exit_code: ExitCodeOption = False, con
     found = run(config, command)
     if json:
         rows = [
-            {"reference": str(pin.reference), "pinned": str(pin.descriptor.digest), **(drift_as_json(state) or {})}
+            {"reference": str(pin.reference), "pinned": str(pin.descriptor.digest), **drift_as_json(state)}
             for pin, state in found
         ]
         print_json({"drifts": rows})

@@ -10,10 +10,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 
 from iarproxy.cli.options import ConfigOption, JsonOption, ReferenceArgument, platforms, reference, run
 from iarproxy.cli.output import Exit, as_bytes, err, out, print_error, print_json, stop
-from iarproxy.cli.pins import drift_as_json
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import IarproxyError, Refused
 from iarproxy.mirror.explain import Explanation
+from iarproxy.mirror.spelling import drift_as_json
 from iarproxy.mirror.warm import Pulled
 from iarproxy.oci import Descriptor, Digest
 from iarproxy.trust import TagRule
@@ -52,7 +52,7 @@ def _explained(found: Explanation) -> dict[str, Any]:
         "pinned_at": found.pin.pinned_at if found.pin else None,
         "pinned_from": found.pin.source if found.pin else None,
         "revision": found.pin.revision if found.pin else None,
-        "drift": drift_as_json(found.drift),
+        "drift": drift_as_json(found.drift) if found.drift else None,
     }
 
 

@@ -11,47 +11,17 @@ from iarproxy.cli.output import Exit, out, print_error, print_json, print_table,
 from iarproxy.cli.wiring import Rooms, kernel_actor
 from iarproxy.errors import StoreFull, UnknownManifest
 from iarproxy.ledger import Damage, DriftState, Event, Pin
-from iarproxy.mirror.drift import describe
 from iarproxy.mirror.holding import Held
+from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json
 from iarproxy.oci import TagReference
 from iarproxy.trust import Pattern
 
 app = typer.Typer(help="What is pinned, and the deliberate change of a pin.", no_args_is_help=True)
 
-_PAGE = 1000
 
-
-async def all_pins(rooms: Rooms) -> list[Pin]:
-    """Every current pin, sorted by its reference."""
-    found: list[Pin] = []
-    while page := await rooms.ledger.pins(after=found[-1].reference if found else None, limit=_PAGE):
-        found += page
-    return found
-
-
-def pin_as_json(pin: Pin, drift: DriftState | None, held: Held) -> dict[str, Any]:
+def _shown(pin: Pin, drift: DriftState | None, held: Held) -> dict[str, Any]:
     """A pin with its standing, for scripts."""
-    return {
-        "reference": str(pin.reference),
-        "descriptor": describe(pin.descriptor),
-        "pinned_at": pin.pinned_at,
-        "source": pin.source,
-        "revision": pin.revision,
-        "held": held.value,
-        "drift": drift_as_json(drift),
-    }
-
-
-def drift_as_json(drift: DriftState | None) -> dict[str, Any] | None:
-    """What the last check of a pin found; None: it was never checked."""
-    if drift is None:
-        return None
-    return {
-        "verdict": drift.verdict,
-        "offered": describe(drift.offered) if drift.offered else None,
-        "first_seen": drift.first_seen,
-        "checked_at": drift.checked_at,
-    }
+    return {**pin_as_json(pin), "held": held.value, "drift": None if drift is None else drift_as_json(drift)}
 
 
 @app.command("list")
@@ -64,12 +34,12 @@ def list_pins(
     pattern = Pattern(match)
 
     async def command(rooms: Rooms) -> tuple[list[tuple[Pin, DriftState | None, Held]], list[Damage]]:
-        found = [pin for pin in await all_pins(rooms) if pattern.matches(pin.reference)]
+        found = [pin async for pin in rooms.ledger.every_pin() if pattern.matches(pin.reference)]
         return [await _standing(rooms, pin) for pin in found], rooms.ledger.damaged()
 
     rows, damaged = run(config, command)
     if json:
-        print_json({"pins": [pin_as_json(*row) for row in rows], "damaged": [each.reference for each in damaged]})
+        print_json({"pins": [_shown(*row) for row in rows], "damaged": [each.reference for each in damaged]})
     else:
         print_table(
             ["REFERENCE", "DIGEST", "PINNED", "HELD", "UPSTREAM"],
@@ -101,7 +71,7 @@ def show(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption 
     async def command(rooms: Rooms) -> dict[str, Any]:
         wanted = tag_reference(ref, rooms.config)
         pin = await _pin(rooms, wanted)
-        return pin_as_json(pin, rooms.ledger.peek_drift(wanted), await rooms.mirror.holding.of(pin.descriptor.digest))
+        return _shown(pin, rooms.ledger.peek_drift(wanted), await rooms.mirror.holding.of(pin.descriptor.digest))
 
     shown = run(config, command)
     if json:
@@ -137,27 +107,13 @@ def history(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOpti
 
     events = run(config, command)
     if json:
-        print_json([event_as_json(event) for event in events])
+        print_json([{**event_as_json(each), "reference": str(each.reference)} for each in events])
         return
     print_table(
         ["SERIAL", "WHEN", "WHAT", "BY", "DETAIL"],
         [[str(e.serial), when(e.at), e.kind.value, e.actor, e.reason or _digests(e.body)] for e in events],
         empty=f"The journal knows nothing of {ref}.",
     )
-
-
-def event_as_json(event: Event) -> dict[str, Any]:
-    """An event of the journal, for scripts."""
-    return {
-        "serial": event.serial,
-        "at": event.at,
-        "kind": event.kind.value,
-        "reference": str(event.reference) if event.reference else None,
-        "actor": event.actor,
-        "reason": event.reason,
-        "body": event.body,
-        "hash": event.hash,
-    }
 
 
 def _digests(body: dict[str, Any]) -> str:

@@ -8,7 +8,8 @@ Rule 3: what a call that changes something returns is durable, in the database a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from iarproxy.oci import Descriptor, Digest, Repository, TagReference
 from iarproxy.trust.drift import Verdict
 
 _CHUNK = 100  # tags read at a time, so that a long list does not hold up a pull
+_PAGE = 1000  # pins
 _HISTORY = 1000  # events
 
 T = TypeVar("T")
@@ -185,6 +187,15 @@ class Ledger:
             for damage in damages:
                 self._damaged.put(damage.reference, damage)
         return found
+
+    async def every_pin(self, at_most: int | None = None) -> AsyncIterator[Pin]:
+        """All current pins, or the first `at_most`, in the order of `pins` and read page by page as there."""
+        last: TagReference | None = None
+        left = sys.maxsize if at_most is None else at_most
+        while left and (page := await self.pins(after=last, limit=min(left, _PAGE))):
+            for pin in page:
+                yield pin
+            last, left = page[-1].reference, left - len(page)
 
     def damaged(self) -> list[Damage]:
         """The tags that this process found damaged (at most 1000, the newest)."""

@@ -13,7 +13,7 @@ from datetime import timedelta
 import structlog
 
 from iarproxy.errors import IarproxyError
-from iarproxy.ledger import Ledger, Pin
+from iarproxy.ledger import Ledger
 from iarproxy.mirror.drift import DriftWatch
 from iarproxy.store import Store
 
@@ -23,7 +23,6 @@ _INDEX_EVERY = 5.0  # seconds
 _INDEX_SHARE = 20  # it may take a twentieth of the time: listing many pins costs the ledger thread seconds
 _SWEEP_EVERY = 600.0  # seconds
 _INDEX_AT_MOST = 10_000  # pins; beyond it index.json is left to exports
-_PAGE = 1000
 
 
 class Chores:
@@ -72,11 +71,7 @@ class Chores:
         if serial == self._indexed or loop.time() < self._index_not_before:
             return
         started = loop.time()
-        pins: list[Pin] = []
-        while len(pins) < _INDEX_AT_MOST and (
-            page := await self._ledger.pins(after=pins[-1].reference if pins else None, limit=_PAGE)
-        ):
-            pins += page
-        await asyncio.to_thread(self._store.write_index, [(str(pin.reference), pin.descriptor) for pin in pins])
+        named = [(str(pin.reference), pin.descriptor) async for pin in self._ledger.every_pin(_INDEX_AT_MOST)]
+        await asyncio.to_thread(self._store.write_index, named)
         self._indexed = serial
         self._index_not_before = loop.time() + _INDEX_SHARE * (loop.time() - started)

@@ -25,14 +25,14 @@ from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Holding
-from iarproxy.oci import Descriptor, Manifest, Repository, TagReference
+from iarproxy.mirror.spelling import describe
+from iarproxy.oci import Manifest, Repository, TagReference
 from iarproxy.trust import Drifted, Mode, Steady, TagRule, Vanished, Verdict, judge, rule_for
 from iarproxy.upstream import FetchedManifest, Upstreams
 
 log = structlog.get_logger("iarproxy.drift")
 
 _MAX_CONFIG = 1 << 20  # bytes of an image config that are read for the sake of its labels
-_PAGE = 500
 _LEAST_PAUSE = 0.05  # seconds between two checks, however many pins there are
 _LONGEST_PAUSE = 60.0  # seconds between two looks at what there is to check
 
@@ -177,7 +177,7 @@ class DriftWatch:
     async def patrol(self, interval: timedelta, elected: Callable[[], bool]) -> None:
         """Check every pinned tag once per `interval`, for ever; only the process that is `elected` asks upstream."""
         while True:
-            pins = await self._watched() if elected() else []
+            pins = await self._watched_now() if elected() else []
             pause = max(_LEAST_PAUSE, interval.total_seconds() / (len(pins) + 1))
             for reference in pins:
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, no secret
@@ -185,19 +185,20 @@ class DriftWatch:
             # New pins, and the end of whoever was elected, are noticed within the minute.
             await asyncio.sleep(min(pause, _LONGEST_PAUSE) * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
 
-    async def _watched(self) -> list[TagReference]:
-        found: list[TagReference] = []
-        last: TagReference | None = None
+    async def watched(self) -> list[TagReference]:
+        """The pinned tags that can drift: their policy is to pin, and their upstream is configured."""
+        return [pin.reference async for pin in self._ledger.every_pin() if self._is_watched(pin.reference)]
+
+    def _is_watched(self, reference: TagReference) -> bool:
+        known = reference.repository.registry in self._upstreams
+        return known and rule_for(reference, self._rules).mode is Mode.PIN
+
+    async def _watched_now(self) -> list[TagReference]:
         try:
-            while page := await self._ledger.pins(after=last, limit=_PAGE):
-                found += [pin.reference for pin in page]
-                last = page[-1].reference
+            return await self.watched()
         except Unavailable as error:
             log.warning("pins cannot be listed", reason=str(error))
-        return [each for each in found if rule_for(each, self._rules).mode is Mode.PIN and self._known(each)]
-
-    def _known(self, reference: TagReference) -> bool:
-        return reference.repository.registry in self._upstreams
+            return []
 
     async def _check_quietly(self, reference: TagReference) -> None:
         try:
@@ -206,11 +207,6 @@ class DriftWatch:
             log.info("not judged", reference=str(reference), reason=str(error))
         except IarproxyError as error:
             log.warning("not judged", reference=str(reference), reason=str(error))
-
-
-def describe(descriptor: Descriptor) -> dict[str, str | int]:
-    """A descriptor as it is written in the OCI specs."""
-    return {"mediaType": descriptor.media_type, "digest": str(descriptor.digest), "size": descriptor.size}
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:

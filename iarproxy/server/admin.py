@@ -19,7 +19,7 @@ from aiohttp import web
 from iarproxy.errors import IarproxyError, LedgerUnavailable, Malformed, StoreUnavailable, UnknownManifest
 from iarproxy.ledger import Damage, DriftState, Event, Pin
 from iarproxy.metrics import CONTENT_TYPE, Metrics
-from iarproxy.mirror.drift import describe
+from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json
 from iarproxy.oci import TagReference, parse_reference
 from iarproxy.server.errors import answer_error
 from iarproxy.store import StoreStats
@@ -146,7 +146,7 @@ class AdminFace:
         pins = await self._rooms.ledger.pins(after=after, limit=limit)
         last = str(pins[-1].reference) if len(pins) == limit else None
         damaged = [{"reference": each.reference, "reason": each.reason} for each in self._rooms.ledger.damaged()]
-        return _json({"pins": [_pin_as_json(pin) for pin in pins], "next": last, "damaged": damaged})
+        return _json({"pins": [pin_as_json(pin) for pin in pins], "next": last, "damaged": damaged})
 
     async def _pin(self, request: web.Request) -> web.Response:
         wanted = _tag(request.match_info["reference"])
@@ -156,16 +156,16 @@ class AdminFace:
         drift = self._rooms.ledger.peek_drift(wanted)
         events = await self._rooms.ledger.history(wanted)
         shown = {
-            "drift": None if drift is None else _drift_as_json(drift),
-            "history": [_event(each) for each in events],
+            "drift": None if drift is None else drift_as_json(drift),
+            "history": [event_as_json(each) for each in events],
         }
-        return _json({**_pin_as_json(pin), **shown})
+        return _json({**pin_as_json(pin), **shown})
 
     async def _drift(self, request: web.Request) -> web.Response:
         after, limit = _page(request)
         found = sorted(await self._rooms.ledger.drifts(), key=lambda each: each[0].reference)
         rest = [(pin, drift) for pin, drift in found if after is None or pin.reference > after]
-        page = [{**_pin_as_json(pin), "drift": _drift_as_json(drift)} for pin, drift in rest[:limit]]
+        page = [{**pin_as_json(pin), "drift": drift_as_json(drift)} for pin, drift in rest[:limit]]
         last = page[-1]["reference"] if len(rest) > limit else None
         return _json({"drifts": page, "next": last})
 
@@ -229,34 +229,3 @@ def _tag(text: str) -> TagReference:
     if not isinstance(reference, TagReference):
         raise Malformed(f"only tags are pinned: {text[:200]!r}")
     return reference
-
-
-def _pin_as_json(pin: Pin) -> dict[str, Any]:
-    return {
-        "reference": str(pin.reference),
-        "descriptor": describe(pin.descriptor),
-        "pinned_at": pin.pinned_at,
-        "source": pin.source,
-        "revision": pin.revision,
-    }
-
-
-def _drift_as_json(drift: DriftState) -> dict[str, Any]:
-    return {
-        "verdict": drift.verdict,
-        "offered": None if drift.offered is None else describe(drift.offered),
-        "first_seen": drift.first_seen,
-        "checked_at": drift.checked_at,
-    }
-
-
-def _event(event: Event) -> dict[str, Any]:
-    return {
-        "serial": event.serial,
-        "at": event.at,
-        "kind": event.kind.value,
-        "actor": event.actor,
-        "reason": event.reason,
-        "body": event.body,
-        "hash": event.hash,
-    }
