@@ -47,7 +47,6 @@ class Changes:
         return self.everything or bool(self.references)
 
 
-NOTHING = Changes()
 EVERYTHING = Changes(everything=True)
 
 

@@ -38,20 +38,20 @@ class Blobs:
         self._documents = documents
 
     @asynccontextmanager
-    async def open(self, repository: Repository, digest: Digest, size: int | None = None) -> AsyncIterator[BlobBody]:
-        """The blob, ready to be sent; `size` in bytes where the caller knows it from a descriptor.
+    async def open(self, repository: Repository, digest: Digest) -> AsyncIterator[BlobBody]:
+        """The blob, ready to be sent.
 
         Raises:
             UnknownBlob, Denied: the repository has no such blob, or may not serve it.
             Unavailable: it is not held and upstream cannot be had.
         """
         await self._require(repository, digest)
-        body = self._held(digest) or self._growing(repository, digest, size or self._memory.size_of(repository, digest))
+        body = self._held(digest) or self._growing(repository, digest)
         try:
             await body.__aenter__()
         except StoreFull as error:
             log.warning("blob relayed, not kept", repository=str(repository), digest=str(digest), reason=str(error))
-            body = await self._relayed(repository, digest, size or self._memory.size_of(repository, digest))
+            body = await self._relayed(repository, digest)
         except UnknownBlob as error:
             body = await self._manifest_as_blob(repository, digest, error)
         try:
@@ -111,11 +111,13 @@ class Blobs:
         found = self._store.find(digest)
         return None if found is None else CachedBody(found)
 
-    def _growing(self, repository: Repository, digest: Digest, size: int | None) -> BlobBody:
+    def _growing(self, repository: Repository, digest: Digest) -> BlobBody:
+        size = self._memory.size_of(repository, digest)
         fetch = self._fetch(repository, digest)
         return GrowingBody(self._store.follow(digest, size, fetch, repository), digest, fetch)
 
-    async def _relayed(self, repository: Repository, digest: Digest, size: int | None) -> BlobBody:
+    async def _relayed(self, repository: Repository, digest: Digest) -> BlobBody:
+        size = self._memory.size_of(repository, digest)
         if size is None:
             size = await self.size(repository, digest)
         body = RelayedBody(digest, size, self._fetch(repository, digest))

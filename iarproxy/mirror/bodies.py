@@ -15,9 +15,8 @@ from typing import Self
 from iarproxy.errors import StoreFull, Unavailable, UpstreamUnavailable, UpstreamWrong
 from iarproxy.mirror.answers import FileSpan
 from iarproxy.oci import Digest
-from iarproxy.store import Fetch, Following, StoredBlob
+from iarproxy.store import TAIL, Fetch, Following, StoredBlob
 
-_TAIL = 64 * 1024  # bytes of a relayed blob that wait for its digest
 _READ = 1 << 20
 _RESUMES = 3
 
@@ -137,15 +136,15 @@ class Relay:
         if self._head and start < self._head[1]:
             # What lies in the file but has not been sent: its tail may be the blob's tail, so it goes through `held`.
             fd, count = self._head
-            safe = min(stop, count, max(start, self._size - _TAIL))
+            safe = min(stop, count, max(start, self._size - TAIL))
             if start < safe:
                 yield FileSpan(fd, start, safe - start)
             held = os.pread(fd, max(0, min(stop, count) - safe), safe)
         async for offset, chunk in self._chunks():
             held += chunk[max(0, start - offset) : max(0, stop - offset)]
-            if len(held) > _TAIL:
-                yield held[:-_TAIL]
-                held = held[-_TAIL:]
+            if len(held) > TAIL:
+                yield held[:-TAIL]
+                held = held[-TAIL:]
         if self._seen != self._size or not self._digest.agrees(self._hasher):
             raise UpstreamWrong(f"upstream sent bytes that are not {self._digest}", digest=str(self._digest))
         if held:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from iarproxy.errors import ManifestInvalid, Refused, Unavailable, UnknownManifest
+from iarproxy.errors import ManifestInvalid, Refused, Unavailable
 from iarproxy.ledger import Ledger
 from iarproxy.mirror.answers import ReferrersAnswer, TagList
 from iarproxy.mirror.documents import Documents
@@ -107,6 +107,6 @@ def _as_index(raw: bytes) -> bytes:
     """The bytes if they are an image index; else the empty one (a fallback tag may hold anything)."""
     try:
         manifest = parse_manifest(raw)
-    except (ManifestInvalid, UnknownManifest):
+    except ManifestInvalid:
         return _EMPTY
     return raw if manifest.descriptor.media_type == OCI_INDEX and manifest.children else _EMPTY
