@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, Self, TypeAlias
 
-from iarproxy.oci import Descriptor, Digest, Repository
+from iarproxy.oci import Descriptor, Digest, Repository, Tag
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +104,22 @@ class ReferrersAnswer:
 
     raw: bytes
     filtered: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """`count` answers of 200 or 206 with one content to one client, the last of them at `at` (aware, UTC).
+
+    Attributes:
+        wanted: what was asked for.
+        digest: what was served.
+        client: the peer's address without port; `unix` for a local socket.
+    """
+
+    repository: Repository
+    wanted: Tag | Digest
+    digest: Digest
+    client: str
+    count: int
+    at: datetime
+    is_manifest: bool

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
 from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.access import Access
-from iarproxy.mirror.answers import BlobBody, ManifestAnswer, ReferrersAnswer, TagList
+from iarproxy.mirror.answers import BlobBody, ManifestAnswer, ReferrersAnswer, Served, TagList
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.drift import Checked, DriftWatch
@@ -17,6 +17,7 @@ from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.listing import Listings
 from iarproxy.mirror.manifests import Manifests
 from iarproxy.mirror.memory import ManifestMemory
+from iarproxy.mirror.usage import Usage
 from iarproxy.mirror.warm import Warm
 from iarproxy.oci import Digest, Platform, Repository, Tag
 from iarproxy.store import Store
@@ -64,6 +65,7 @@ class Mirror:
         self.warm = Warm(manifests, documents, blobs, self.holding)
         urls = {name: str(upstreams[name].url) for name in upstreams.names}
         self.explain = Explain(ledger, documents, self.holding, rules, urls)
+        self._usage = Usage()
         self.drift = DriftWatch(
             ledger=ledger,
             upstreams=upstreams,
@@ -84,6 +86,7 @@ class Mirror:
         await self.holding.close()
         await self._manifests.close()
         await self._documents.close()
+        await self._usage.close()
 
     async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
         """The manifest that a client gets; see `Manifests.answer`."""
@@ -92,6 +95,10 @@ class Mirror:
     def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
         """The manifest that a client gets, where memory alone can tell; see `Manifests.peek`."""
         return self._manifests.peek(repository, wanted)
+
+    def used(self, served: Iterable[Served]) -> None:
+        """Take note of what was served; neither waits nor raises. See `Usage.note`."""
+        self._usage.note(served)
 
     async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
         """The blob, to be entered and sent; see `Blobs.open`."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from iarproxy.mirror.answers import BlobBody, ManifestAnswer, ReferrersAnswer, TagList
+from iarproxy.mirror.answers import BlobBody, ManifestAnswer, ReferrersAnswer, Served, TagList
 from iarproxy.oci import Digest, Repository, Tag
 
 
@@ -42,4 +43,16 @@ class Count(Protocol):
         self, *, kind: str, upstream: str, status: int, outcome: str, cache: str, sent: int, seconds: float
     ) -> None:
         """One answer ended. `sent`: bytes of its body; `seconds`: from the request's head to the last byte."""
+        ...
+
+    def answered_many(self, *, kind: str, upstream: str, cache: str, count: int, sent: int) -> None:
+        """`count` answers of the fast lane ended: status 2xx, outcome `sent`. `sent`: bytes of all their bodies."""
+        ...
+
+
+class Uses(Protocol):
+    """Who is told what was served to whom; `iarproxy.mirror` is one."""
+
+    def used(self, served: Iterable[Served]) -> None:
+        """Take note, on the loop; it neither waits nor raises."""
         ...
