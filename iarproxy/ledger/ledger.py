@@ -104,7 +104,8 @@ class Ledger:
     def on_change(self, callback: Callable[[TagReference | None], None]) -> None:
         """Have `callback` called on the loop with each tag that any process changed; None: forget all tags.
 
-        A first pin is no change. What is called must not raise.
+        What this process itself changes is told as soon as `peek` knows it. A first pin is no change. What is called
+        must not raise.
         """
         self._subscribers.append(callback)
 
@@ -168,6 +169,7 @@ class Ledger:
 
         def forget(_: Unpinned) -> None:
             self._memory.drop(reference)
+            self._tell(reference)
 
         await self._noting(reference, self._thread.write(work, kept=forget))
 
@@ -303,10 +305,13 @@ class Ledger:
 
     def _keep(self, reference: TagReference, held: Held | None) -> None:
         self._damaged.drop(str(reference))
+        before = self._memory.get(reference)
         if held is None:
             self._memory.drop(reference)
         else:
             self._memory.put(reference, held)
+        if before is not None and before != held:
+            self._tell(reference)
 
     async def _noting(self, reference: TagReference, call: Awaitable[T]) -> T:
         try:
@@ -321,6 +326,9 @@ class Ledger:
         for reference in changes.references:
             self._memory.drop(reference)
         affected: tuple[TagReference | None, ...] = (None,) if changes.everything else changes.references
+        for each in affected:
+            self._tell(each)
+
+    def _tell(self, reference: TagReference | None) -> None:
         for callback in self._subscribers:
-            for each in affected:
-                callback(each)
+            callback(reference)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, Self, TypeAlias
@@ -62,6 +62,21 @@ class FileSpan:
     fd: int
     offset: int
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBlob:
+    """A committed blob that can be answered at once.
+
+    Attributes:
+        size: in bytes.
+        raw: all of them, verified; None: they are in a file.
+        open: a read-only descriptor of that file, which the caller closes; raises `StoreUnavailable`.
+    """
+
+    size: int
+    raw: bytes | None
+    open: Callable[[], int]
 
 
 class BlobBody(Protocol):

@@ -14,10 +14,11 @@ import structlog
 
 from iarproxy.errors import Refused, StoreFull, StoreUnavailable, UnknownBlob, UnknownManifest, UpstreamUnavailable
 from iarproxy.mirror.access import Access
-from iarproxy.mirror.answers import BlobBody
-from iarproxy.mirror.bodies import CachedBody, GrowingBody, RelayedBody
+from iarproxy.mirror.answers import BlobBody, HeldBlob
+from iarproxy.mirror.bodies import CachedBody, GrowingBody, MemoryBody, RelayedBody
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.memory import ManifestMemory
+from iarproxy.mirror.small import SMALL, SmallBlobs
 from iarproxy.oci import Descriptor, Digest, DigestReference, Repository
 from iarproxy.store import Fetch, Store
 from iarproxy.upstream import Upstreams
@@ -36,6 +37,20 @@ class Blobs:
         self._access = access
         self._memory = memory
         self._documents = documents
+        self._small = SmallBlobs()
+
+    def peek(self, repository: Repository, digest: Digest) -> HeldBlob | None:
+        """The blob, where it is held, it is certain that the repository may serve it, and nobody has to be waited for.
+
+        A small one is peeked from memory only: `open` brings it there.
+        """
+        if not self._access.is_known(repository, digest):
+            return None
+        raw = self._small.get(digest)
+        if raw is not None:
+            return HeldBlob(len(raw), raw, _no_file)
+        found = self._store.find(digest)
+        return None if found is None or found.size <= SMALL else HeldBlob(found.size, None, found.open)
 
     @asynccontextmanager
     async def open(self, repository: Repository, digest: Digest) -> AsyncIterator[BlobBody]:
@@ -46,7 +61,7 @@ class Blobs:
             Unavailable: it is not held and upstream cannot be had.
         """
         await self._require(repository, digest)
-        body = self._held(digest) or self._growing(repository, digest)
+        body = await self._held(digest) or self._growing(repository, digest)
         try:
             await body.__aenter__()
         except StoreFull as error:
@@ -107,8 +122,16 @@ class Blobs:
         except UnknownManifest as error:  # it was looked for as a manifest too, which nobody had asked for
             raise UnknownBlob(f"{repository} has no blob {digest}", upstream=repository.registry) from error
 
-    def _held(self, digest: Digest) -> BlobBody | None:
-        found = self._store.find(digest)
+    async def _held(self, digest: Digest) -> BlobBody | None:
+        raw = self._small.get(digest)
+        found = self._store.find(digest) if raw is None else None
+        if found is not None and self._small.is_wanted(digest, found.size):
+            raw = await self._store.read(digest, SMALL)
+            found = None  # damaged bytes are in quarantine now, and are fetched anew
+            if raw is not None:
+                self._small.keep(digest, raw)
+        if raw is not None:
+            return MemoryBody(raw)
         return None if found is None else CachedBody(found)
 
     def _growing(self, repository: Repository, digest: Digest) -> BlobBody:
@@ -129,7 +152,7 @@ class Blobs:
             await self._documents.by_digest(DigestReference(repository, digest))
         except Refused:
             raise error from None
-        held = self._held(digest)
+        held = await self._held(digest)
         if held is None:
             raise error
         return await held.__aenter__()
@@ -137,3 +160,7 @@ class Blobs:
     def _fetch(self, repository: Repository, digest: Digest) -> Fetch:
         upstream = self._upstreams[repository.registry]
         return lambda offset: upstream.blob(repository.name, digest, offset)
+
+
+def _no_file() -> int:
+    raise StoreUnavailable("this blob was answered from memory and has no file")

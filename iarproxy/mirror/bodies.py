@@ -1,4 +1,4 @@
-"""Blobs that can be sent: cached, still arriving, or relayed because there is no room to keep them.
+"""Blobs that can be sent: cached (on disk or in memory), still arriving, or relayed because there is no room for them.
 
 Rule 1: whatever the body is, its last bytes come only after the digest agreed (design invariant 5).
 Rule 2: leaving a body changes nothing for anybody else.
@@ -42,6 +42,26 @@ class CachedBody:
     async def spans(self, start: int, stop: int) -> AsyncIterator[FileSpan | bytes]:
         """All of it at once."""
         yield FileSpan(self._fd, start, stop - start)
+
+
+class MemoryBody:
+    """A small committed blob whose verified bytes are in memory."""
+
+    cached = True
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+        self.size = len(raw)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        return None
+
+    async def spans(self, start: int, stop: int) -> AsyncIterator[FileSpan | bytes]:
+        """All of it at once."""
+        yield self._raw[start:stop]
 
 
 class GrowingBody:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.access import Access
-from iarproxy.mirror.answers import BlobBody, ManifestAnswer, ReferrersAnswer, Served, TagList
+from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, Served, TagList
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.drift import Checked, DriftWatch
@@ -99,6 +99,17 @@ class Mirror:
     def used(self, served: Iterable[Served]) -> None:
         """Take note of what was served; neither waits nor raises. See `Usage.note`."""
         self._usage.note(served)
+
+    def peek_blob(self, repository: Repository, digest: Digest) -> HeldBlob | None:
+        """The blob, where it can be sent at once; see `Blobs.peek`."""
+        return self._blobs.peek(repository, digest)
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called on the loop whenever what `peek` or `peek_blob` told before may be told no more.
+
+        What other processes changed is told within a second of their act. What is called must not raise.
+        """
+        self.ledger.on_change(lambda _: callback())
 
     async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
         """The blob, to be entered and sent; see `Blobs.open`."""

@@ -230,6 +230,23 @@ async def test_another_process_sees_a_change_within_a_second(path: Path, ledger:
         assert ledger.peek_drift(V1) is not None
 
 
+async def test_ones_own_change_is_told_at_once(ledger: Ledger) -> None:
+    """When an act of this process returns, its subscribers have been told; a first pin is no change."""
+    heard: list[TagReference | None] = []
+    ledger.on_change(heard.append)
+    await ledger.add(V1, ONE, SOURCE)
+    await ledger.pin_of(V1)
+    assert [] == heard
+    await ledger.record_check(V1, Vanished(ONE.digest), None, {})
+    assert V1 in heard
+    heard.clear()
+    await ledger.repin(V1, ONE.digest, TWO, reason="a fix", actor="ann", source=SOURCE)
+    assert V1 in heard
+    heard.clear()
+    await ledger.remove(V1, TWO.digest, reason="a fix", actor="ann")
+    assert V1 in heard
+
+
 async def test_memory_is_bounded(path: Path) -> None:
     """The pin that was not asked for the longest leaves memory first, and is read again."""
     async with opened(path, remembered=2) as ledger:
