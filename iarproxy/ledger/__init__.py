@@ -1,23 +1,45 @@
-"""The ledger: pins, drift states, links and the journal. The only room that speaks SQL.
+"""The ledger: pins, drift states, links, the journal, and uses. The only room that speaks SQL.
 
 Rule 1: a tag's pin changes by a person's act only, and the schema enforces it (design invariants 3 and 4).
 Rule 2: a ledger that is missing, old, foreign or damaged is refused, tag by tag where that is possible; nothing that
         cannot be read is ever taken for "not pinned".
 Rule 3: the journal is kept twice, in the database and in a file beside it, and either can make the other again.
+Rule 4: what was served to whom lies in a file of its own, which pins never wait for and which may be lost.
 """
 
 from iarproxy.ledger.ledger import Ledger
 from iarproxy.ledger.recovery import backup, rebuild, restore
-from iarproxy.ledger.values import Damage, DriftState, Event, EventKind, Pin, RecoveryReport, VerifyReport
+from iarproxy.ledger.uses_file import KEPT, Uses
+from iarproxy.ledger.values import (
+    Damage,
+    DriftState,
+    Event,
+    EventKind,
+    NotUsed,
+    Pin,
+    RecoveryReport,
+    Use,
+    Used,
+    UseSummary,
+    UsesUnreadable,
+    VerifyReport,
+)
 
 __all__ = [
+    "KEPT",
     "Damage",
     "DriftState",
     "Event",
     "EventKind",
     "Ledger",
+    "NotUsed",
     "Pin",
     "RecoveryReport",
+    "Use",
+    "UseSummary",
+    "Used",
+    "Uses",
+    "UsesUnreadable",
     "VerifyReport",
     "backup",
     "rebuild",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,8 @@ from iarproxy.ledger.memory import Memory
 from iarproxy.ledger.opening import open_database
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.transaction import Transaction
+from iarproxy.ledger.uses_file import NAME as USES
+from iarproxy.ledger.uses_file import Uses
 from iarproxy.ledger.values import Damage, DriftState, Event, Pin, Unpinned, VerifyReport
 from iarproxy.oci import Descriptor, Digest, Repository, TagReference
 from iarproxy.trust.drift import Verdict
@@ -41,10 +44,15 @@ def _utc_now() -> datetime:
 
 
 class Ledger:
-    """Pins, drift states, links and the journal of one store, as one process sees them."""
+    """Pins, drift states, links and the journal of one store, as one process sees them.
 
-    def __init__(self, path: Path, remembered: int) -> None:
+    Attributes:
+        uses: what was served to whom, in a file of its own.
+    """
+
+    def __init__(self, path: Path, remembered: int, now: Callable[[], datetime]) -> None:
         self._path = path
+        self.uses = Uses(path.with_name(USES), now)
         self._memory: Memory[TagReference, Held] = Memory(remembered)
         self._links: Memory[tuple[Repository, Digest], bool] = Memory(remembered)
         self._damaged: Memory[str, Damage] = Memory(1000)
@@ -76,7 +84,7 @@ class Ledger:
             ConfigError: when the ledger is missing, foreign, altered, or older than its journal file.
             LedgerUnavailable: when it cannot be read now.
         """
-        ledger = cls(path, remembered)
+        ledger = cls(path, remembered, now)
         opener = partial(
             open_database,
             path,
@@ -293,11 +301,13 @@ class Ledger:
     # --- the whole --------------------------------------------------------------------------------------------------
 
     async def verify(self) -> VerifyReport:
-        """Whether file structure, journal chain, rows, and journal file agree, all of them."""
-        return await verification.verify(self._thread, self._path)
+        """Whether file structure, journal chain, rows, and journal file agree, all of them; and the uses' file."""
+        report = await verification.verify(self._thread, self._path)
+        return replace(report, problems=(*report.problems, *await self.uses.problems()))
 
     async def close(self) -> None:
-        """Finish what waits and close the database."""
+        """Finish what waits and close the databases."""
+        await self.uses.close()
         await self._thread.close()
 
     def _keeper(self, reference: TagReference) -> Callable[[Held | None], None]:

@@ -74,7 +74,12 @@ def sealed(into: TableClause, values: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_intact(source: TableClause, row: Sequence[Any]) -> bool:
     """Whether `row`, all columns of `source` in order, is what was written."""
+    return is_sealed(source.name, row)
+
+
+def is_sealed(name: str, row: Sequence[Any]) -> bool:
+    """Whether `row` ends with the checksum of what comes before it, as a row of table `name`."""
     try:
-        return bool(checksum(source.name, row[:-1]) == row[-1])
+        return bool(checksum(name, row[:-1]) == row[-1])
     except (TypeError, ValueError):  # orjson.JSONEncodeError is a TypeError; broken UTF-8 arrives as lone surrogates
         return False

@@ -13,12 +13,14 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from functools import cache
+from typing import TypeAlias
 
 from sqlalchemy import Connection, insert, select
 
 from iarproxy.errors import ConfigError, LedgerDamaged
 from iarproxy.ledger.rows import META, is_intact, sealed
 
+Steps: TypeAlias = tuple[tuple[str, ...], ...]  # the statements of each version
 APPLICATION_ID = 0x69617270  # "iarp": what `file` and other tools may recognise the database by
 
 _PINS = """
@@ -147,7 +149,7 @@ _BY_REVISION = (
     "WHERE revision IS NOT NULL"
 )
 
-_STEPS: tuple[tuple[str, ...], ...] = (
+_STEPS: Steps = (
     (
         *(_PINS, _PINS_INSERT, _frozen("pins", "UPDATE"), _frozen("pins", "DELETE")),
         *(_JOURNAL, _JOURNAL_INSERT, _frozen("journal", "UPDATE"), _frozen("journal", "DELETE")),
@@ -162,9 +164,9 @@ _OBJECTS = "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema OR
 
 
 @cache
-def _expected() -> tuple[tuple[str, ...], ...]:
+def _expected(steps: Steps) -> tuple[tuple[str, ...], ...]:
     with closing(sqlite3.connect(":memory:")) as empty:
-        for step in _STEPS:
+        for step in steps:
             for statement in step:
                 empty.execute(statement.strip())
         return tuple(tuple(row) for row in empty.execute(_OBJECTS))
@@ -175,34 +177,36 @@ def is_blank(connection: Connection) -> bool:
     return not connection.exec_driver_sql("SELECT count(*) FROM sqlite_schema").scalar_one()
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, steps: Steps = _STEPS) -> None:
     """Run the steps that the database lacks, inside the caller's transaction.
 
     Raises:
         ConfigError: when a newer iarproxy made this database.
     """
     version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-    if version > VERSION:
+    if version > len(steps):
         raise ConfigError(
-            f"the ledger has schema {version}; this iarproxy knows {VERSION}: install the newer one again"
+            f"this database has schema {version}; this iarproxy knows {len(steps)}: install the newer one again"
         )
-    for statement in (statement for step in _STEPS[version:] for statement in step):
+    for statement in (statement for step in steps[version:] for statement in step):
         connection.exec_driver_sql(statement.strip())
-    if version < VERSION:
-        connection.exec_driver_sql(f"PRAGMA user_version = {VERSION}")
+    if version < len(steps):
+        connection.exec_driver_sql(f"PRAGMA user_version = {len(steps)}")
         connection.exec_driver_sql(f"PRAGMA application_id = {APPLICATION_ID}")
 
 
-def check(connection: Connection) -> None:
+def check(connection: Connection, steps: Steps = _STEPS) -> None:
     """Insist that tables, indexes and triggers are exactly ours (rule 4).
 
     Raises:
         LedgerDamaged: naming the object that differs.
     """
     found = {tuple(row) for row in connection.exec_driver_sql(_OBJECTS)}
-    differing = sorted({str(row[1]) for row in found ^ set(_expected())})
+    differing = sorted({str(row[1]) for row in found ^ set(_expected(steps))})
     if differing:
-        raise LedgerDamaged(f"the ledger's schema is not the one that iarproxy made: {', '.join(differing)[:200]}")
+        raise LedgerDamaged(
+            f"the schema of this database is not the one that iarproxy made: {', '.join(differing)[:200]}"
+        )
 
 
 def write_meta(connection: Connection, key: str, value: str) -> None:

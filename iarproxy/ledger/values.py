@@ -7,12 +7,12 @@ Rule 2: a tag that has no pin is a value too (`Unpinned`), because "never pinned
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
-from iarproxy.oci import Descriptor, Digest, TagReference
+from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 
 VerdictName: TypeAlias = Literal["steady", "drifted", "vanished"]
 
@@ -89,6 +89,56 @@ class DriftState:
     offered: Descriptor | None
     first_seen: datetime
     checked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Content that was given to a client, once or more often; an observation.
+
+    Attributes:
+        wanted: the tag or digest of a manifest that was asked for; None: a blob.
+        client: its address; None: not recorded, as for every blob.
+        first, last: aware, UTC, to the second.
+    """
+
+    repository: Repository
+    wanted: Tag | Digest | None
+    digest: Digest
+    client: str | None
+    first: datetime
+    last: datetime
+    count: int
+
+    def merged(self, other: Use) -> Use:
+        """Both, of the same content to the same client, as one; in whichever order."""
+        first, last = min(self.first, other.first), max(self.last, other.last)
+        return replace(self, first=first, last=last, count=self.count + other.count)
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """All known uses of something. `clients`: how many addresses; `newest`: the latest uses, newest first."""
+
+    first: datetime
+    last: datetime
+    count: int
+    clients: int
+    newest: tuple[Use, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NotUsed:
+    """No use is known: there was none, or it is too long ago to be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsesUnreadable:
+    """The uses cannot be read now, and why. Pins are not concerned."""
+
+    reason: str
+
+
+UseSummary: TypeAlias = Used | NotUsed | UsesUnreadable
 
 
 @dataclass(frozen=True, slots=True)

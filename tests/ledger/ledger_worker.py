@@ -1,8 +1,9 @@
-"""A process of its own that works on a ledger: `python ledger_worker.py race|ack|gap PATH NUMBER COUNT`.
+"""A process of its own that works on a ledger: `python ledger_worker.py race|ack|gap|uses PATH NUMBER COUNT`.
 
 race: pins COUNT tags, each to a digest of its own, in groups, and prints the digests that it was answered.
 ack:  pins tags for ever and prints each one as it is answered, until it is killed.
 gap:  pins one tag and is killed after the commit, before the line in the journal file.
+uses: records COUNT times that 20 clients pulled one tag.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from iarproxy.ledger import Use, Uses
 from iarproxy.ledger.journal import Entry
 from iarproxy.ledger.pins import add
-from ledger_world import SOURCE, content, database, opened, tag
+from iarproxy.oci import Tag
+from ledger_world import APP, SOURCE, content, database, opened, tag, utc_now
 
 GROUP = 20
 
@@ -61,6 +64,15 @@ def gap(path: Path) -> None:
     held.write([lambda tx: add(tx, tag("gap"), content("gap"), SOURCE)])
 
 
+async def uses(path: Path, count: int) -> None:
+    made = Uses(path.with_name("uses.db"), utc_now)
+    clients = [f"10.0.0.{each}" for each in range(GROUP)]
+    for _ in range(count):
+        now = utc_now()
+        await made.record([Use(APP, Tag("shared"), content("x").digest, client, now, now, 1) for client in clients])
+    await made.close()
+
+
 if __name__ == "__main__":
     what, where, who, many = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     match what:
@@ -68,5 +80,7 @@ if __name__ == "__main__":
             asyncio.run(race(where, who, many))
         case "ack":
             asyncio.run(ack(where, who, many))
+        case "uses":
+            asyncio.run(uses(where, many))
         case _:
             gap(where)
