@@ -2,6 +2,7 @@
 #   make run       serve on 127.0.0.1:5000 with no configuration       ARGS="--config FILE" is passed on
 #   make test      everything that must hold: lint, types, layers, tests
 #   make tests     the tests alone                                      ARGS="tests/oci -k digest" is passed on
+#   make bench     compare with nginx and other registries              ARGS="--quick --only manifest,blob64k" is passed on
 #   make fix       let ruff repair what it can          make demo       the whole story, with no network
 #   make clean     remove the environment and all caches
 
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run demo test lint types layers tests fix clean
+.PHONY: run demo test lint types layers tests bench fix clean
 .DEFAULT_GOAL := test
 
 run: $(VENV)/.installed
@@ -36,6 +37,10 @@ layers: $(VENV)/.testable
 
 tests: $(VENV)/.testable
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks prepare
+	$(BIN)/python -m benchmarks run $(ARGS)
 
 fix: $(VENV)/.testable
 	$(BIN)/ruff check --fix

@@ -1,0 +1,130 @@
+"""Work on what is cached: manifests, blobs of every size, ranges, one to a thousand connections.
+
+Rule 1: one set of servers serves all of it, warmed by real requests, with every byte checked before anything is timed.
+Rule 2: `--unique` heads defeat whoever remembers whole requests; both kinds are measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from benchmarks.arena import Arena, Source
+from benchmarks.content import GIB, KIB, MIB, Content, Image, Stored
+from benchmarks.load import Load
+from benchmarks.measure import Sample, Series, interleaved, settle, timed
+from benchmarks.peers import Peer, Server
+from benchmarks.processes import Failed
+
+NAME = "library/bench"
+SIZES = {"4k": 4 * KIB, "64k": 64 * KIB, "4m": 4 * MIB, "256m": GIB // 4}
+_FILLERS = [2 * KIB, 2 * KIB, 2 * KIB]  # further layers: with them the manifest has the usual 1.3 KB
+
+
+@dataclass(frozen=True)
+class Hot:
+    """A workload. `what`: manifest-tag, manifest-digest, or a key of `SIZES`; `unit`: what is counted."""
+
+    name: str
+    title: str
+    what: str
+    connections: int
+    unit: str = "requests"
+    options: tuple[str, ...] = ()
+
+
+def _at(what: str, short: str, title: str, crowds: Sequence[int], unit: str = "requests") -> list[Hot]:
+    usual = crowds[0]
+    return [
+        Hot(
+            short if crowd == usual else f"{short}-c{crowd}",
+            f"{title}, {crowd} connection{'s' if crowd > 1 else ''}",
+            what,
+            crowd,
+            unit,
+        )
+        for crowd in crowds
+    ]
+
+
+ALL = [
+    Hot("manifest-head", "HEAD of a manifest by tag, 64 connections", "manifest-tag", 64, options=("--method", "HEAD")),
+    *_at("manifest-tag", "manifest-get", "GET of a manifest by tag", [64, 1, 8, 1000]),
+    Hot("manifest-unique", "the same, every request with a head of its own", "manifest-tag", 64, options=("--unique",)),
+    *_at("manifest-digest", "manifest-digest", "GET of a manifest by digest", [64]),
+    *_at("4k", "blob4k", "blob of 4 KiB", [64]),
+    *_at("64k", "blob64k", "blob of 64 KiB", [64, 1, 8, 1000]),
+    Hot("blob64k-unique", "the same, every request with a head of its own", "64k", 64, options=("--unique",)),
+    *_at("4m", "blob4m", "blob of 4 MiB", [8, 64], "bytes"),
+    *_at("256m", "blob256m", "blob of 256 MiB", [4, 64], "bytes"),
+    Hot(
+        "range1m",
+        "1 MiB out of the blob of 256 MiB, 8 connections",
+        "256m",
+        8,
+        "bytes",
+        ("--range", f"{100 * MIB}-{101 * MIB - 1}"),
+    ),
+]
+
+
+def prepare(content: Content) -> Image:
+    """The image that all of this asks for."""
+    return content.image(NAME, "1", [*SIZES.values(), *_FILLERS])
+
+
+def load_of(workload: Hot, image: Image) -> Load:
+    """The generator's orders for a workload."""
+    targets = _targets(image)
+    target = targets[workload.what]
+    options = workload.options
+    length = MIB if "--range" in options else target.size
+    return Load(paths=(target.path,), connections=workload.connections, options=(*options, "--length", str(length)))
+
+
+def _targets(image: Image) -> dict[str, Stored]:
+    tagged = Stored(image.manifest.digest, image.manifest.size, image.tag_path)
+    blobs = dict(zip(SIZES, image.layers, strict=False))
+    return {"manifest-tag": tagged, "manifest-digest": image.manifest, **blobs}
+
+
+@dataclass
+class Hall:
+    """The servers of the hot workloads, warm and checked."""
+
+    arena: Arena
+    source: Source
+    image: Image
+    servers: list[Server]
+
+    def run(self, workload: Hot, rounds: int, seconds: float) -> dict[str, Series]:
+        """The samples of every server."""
+        load = load_of(workload, self.image)
+        load = replace(load, options=(*load.options, "--seconds", str(seconds)))
+
+        def once(server: Server, number: int) -> Sample:
+            if number == 0:
+                timed(self.arena.binary, server, replace(load, options=(*load.options, "--seconds", "0.2")))
+            mark = self.source.mark()
+            sample = timed(self.arena.binary, server, load)
+            settle(server)
+            return sample | {"upstream_requests": self.source.since(mark, quiet=0.02).requests}
+
+        return interleaved(self.servers, rounds, once)
+
+
+def warmed(arena: Arena, source: Source, image: Image, servers: list[Server], skipped: dict[str, str]) -> Hall:
+    """The hall, without the servers that could not be warmed."""
+    good = []
+    for server in servers:
+        try:
+            arena.warm(server, list(_targets(image).values()))
+            good.append(server)
+        except Failed as error:
+            skipped[server.name] = f"not warm: {error}"
+    return Hall(arena, source, image, good)
+
+
+def chosen(names: Sequence[str], peers: Sequence[Peer]) -> list[Peer]:
+    """The peers that were asked for by name; all without names."""
+    return [peer for peer in peers if not names or peer.name in names]
