@@ -149,12 +149,14 @@ def stats(json: JsonOption = False, config: ConfigOption = None) -> None:
     """Count what is held, what arrives, what room is left."""
 
     async def command(rooms: Rooms) -> dict[str, Any]:
+        await rooms.store.recount(rest=0)  # at once: somebody waits for it
         found = await rooms.store.stats()
         return {
             "path": str(rooms.store.root),
             "identity": rooms.store.identity,
             "blobs": found.blobs,
             "bytes": found.bytes,
+            "count": found.standing.value,
             "ingests": found.ingests,
             "max_size": found.max_size,
             "free": found.free,
@@ -164,7 +166,7 @@ def stats(json: JsonOption = False, config: ConfigOption = None) -> None:
     if json:
         print_json(found)
         return
-    for key in ("path", "identity", "blobs", "ingests"):
+    for key in ("path", "identity", "count", "blobs", "ingests"):
         out.print(f"{key:>10}  {found[key]}", markup=False)
     for key in ("bytes", "max_size", "free"):
         out.print(f"{key:>10}  {as_bytes(found[key])} ({found[key]})", markup=False)

@@ -66,6 +66,11 @@ class Layout:
         """The counter of bytes and blobs that all workers share."""
         return f"{self.root}/usage"
 
+    @property
+    def changes(self) -> str:
+        """Digests whose final names changed while a recount ran."""
+        return f"{self.root}/usage.changes"
+
 
 def prepare(root: Path, disk: Disk) -> tuple[Layout, str]:
     """Check the root, make what is missing, and return its names and its identity.

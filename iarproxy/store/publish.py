@@ -22,7 +22,7 @@ from iarproxy.oci import Digest
 from iarproxy.store.blobs import find, read_all
 from iarproxy.store.disk import Disk, remove, sync_directory, write_all
 from iarproxy.store.layout import Layout
-from iarproxy.store.space import Space, Usage
+from iarproxy.store.usage import Counter, Usage
 
 _log = logging.getLogger(__name__)
 _TRIES: Final = 3
@@ -32,10 +32,10 @@ _REASON: Final = 1000
 class Press:
     """Publishes files of the ingest folder, and moves damaged ones to quarantine. Blocking: call it in a thread."""
 
-    def __init__(self, layout: Layout, disk: Disk, space: Space) -> None:
+    def __init__(self, layout: Layout, disk: Disk, counter: Counter) -> None:
         self._layout = layout
         self._disk = disk
-        self._space = space
+        self._counter = counter
 
     def seal(self, fd: int) -> None:
         """Make the bytes behind `fd` durable and read-only; the caller closes `fd` before it publishes."""
@@ -45,7 +45,7 @@ class Press:
     def publish(self, source: str, digest: Digest, size: int, checksum: str) -> None:
         """Give the sealed file `source` its final name; durable on return. `source` keeps its own name."""
         self._note(digest, checksum, size)
-        with self._space.counting() as usage:
+        with self._counter.held() as usage:
             self._link(source, digest, size, usage)
         self.confirm(digest)
 
@@ -68,7 +68,7 @@ class Press:
 
     def quarantine(self, digest: Digest, reason: str) -> None:
         """Move a damaged blob aside, so that the next request fetches it anew."""
-        with self._space.counting() as usage:
+        with self._counter.held() as usage:
             self._set_aside(digest, reason, usage)
 
     def _put(self, digest: Digest, data: bytes) -> None:
@@ -111,20 +111,15 @@ class Press:
 
     def _link(self, source: str, digest: Digest, size: int, usage: Usage) -> None:
         target = self._layout.blob(digest)
-        try:
-            self._disk.link(source, target)
-        except FileExistsError:
+        if os.path.lexists(target):  # only holders of the counter change final names
             found = find(self._layout, digest)
             if found is not None and found.size == size:
                 return
             self._set_aside(digest, f"its size is not {size} bytes", usage)
-            self._disk.link(source, target)
-        except FileNotFoundError:
-            if os.path.isdir(os.path.dirname(target)):  # noqa: PTH112, PTH120  # paths are plain strings here
-                raise
+        elif not os.path.isdir(os.path.dirname(target)):  # noqa: PTH112, PTH120  # paths are plain strings here
             self._make_folder(digest)
+        with usage.appearing(digest, size):
             self._disk.link(source, target)
-        usage.add(size)
 
     def _make_folder(self, digest: Digest) -> None:
         os.makedirs(f"{self._layout.root}/blobs/{digest.algorithm}", mode=0o700, exist_ok=True)  # noqa: PTH103  # as above
@@ -136,8 +131,8 @@ class Press:
         aside = f"{self._layout.quarantine}/{digest.algorithm}-{digest.hex}.{stamp}"
         try:
             size = os.lstat(self._layout.blob(digest)).st_size
-            os.rename(self._layout.blob(digest), aside)  # noqa: PTH104  # paths are plain strings here
+            with usage.going(digest, size):
+                os.rename(self._layout.blob(digest), aside)  # noqa: PTH104  # paths are plain strings here
         except FileNotFoundError:
             return
-        usage.take(size)
         _log.error("blob %s is moved to quarantine: %s", digest, reason[:_REASON])

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -28,12 +29,15 @@ from iarproxy.store.following import Following
 from iarproxy.store.layout import Election, ServingLock, index_of, prepare, replace_file
 from iarproxy.store.means import Means, Patience
 from iarproxy.store.publish import Press
+from iarproxy.store.recount import recount
 from iarproxy.store.space import Space
 from iarproxy.store.threads import Threads
 from iarproxy.store.transfer import Fetch
+from iarproxy.store.usage import Standing, boot
 from iarproxy.store.watch import Notice, Notices, notices
 
 LEFTOVERS_AGE: Final = timedelta(hours=1)  # how long an ingest without a leader is kept to be resumed
+_REST: Final = 3.0  # a recount takes a quarter of one core at most
 
 
 def _now() -> datetime:
@@ -47,6 +51,7 @@ class StoreStats:
     Attributes:
         ingests: blobs that arrive now, or were left by a dead leader.
         free: on the disk, for this user.
+        standing: of `blobs` and `bytes`; all but `EXACT` end by a `recount`.
     """
 
     blobs: int
@@ -54,6 +59,7 @@ class StoreStats:
     ingests: int
     max_size: int
     free: int
+    standing: Standing = Standing.EXACT
 
 
 class Store:
@@ -82,6 +88,7 @@ class Store:
         patience: Patience | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
+        run: Callable[[], str | None] = boot,
     ) -> Self:
         """Open the store at `root`, making it on first use, and clear away what dead processes left.
 
@@ -94,13 +101,13 @@ class Store:
         disk = disk or OsDisk()
         root = Path(os.path.abspath(root))  # noqa: PTH100  # resolve() would follow the links that we refuse
         layout, identity = prepare(root, disk)
-        space = Space(layout, disk, max_size=max_size, reserve=reserve)
-        press = Press(layout, disk, space)
+        space = Space(layout, disk, max_size=max_size, reserve=reserve, run=run())
+        press = Press(layout, disk, space.counter)
         means = Means(layout, disk, space, press, Threads(), patience or Patience(), sleep, jitter)
         self = cls(root, identity, means, watch, now)
         try:
             self._sweep(LEFTOVERS_AGE)
-            self._stats()  # counts the folders, where the counter is lost
+            self._stats()  # makes the counter, where there is none
         except (OSError, StoreUnavailable) as error:
             means.threads.close()
             reason = f"{error.strerror}; look at the disk" if isinstance(error, OSError) else str(error)
@@ -210,7 +217,7 @@ class Store:
     # --- housekeeping ---
 
     def lock_for_serving(self) -> ServingLock:
-        """Take the store for the one `serve` that may run on it, and count it anew.
+        """Take the store for the one `serve` that may run on it. The blobs are not walked.
 
         Raises:
             ConfigError: another one serves it; names its process.
@@ -218,7 +225,7 @@ class Store:
         path = self.root / "serving.lock"
         try:
             lock = ServingLock(path)
-            self._means.space.rebuild()
+            self._means.space.counter.doubt()
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}; check the store's permissions") from error
         return lock
@@ -230,6 +237,21 @@ class Store:
     async def sweep(self, older_than: timedelta = LEFTOVERS_AGE) -> int:
         """Remove what dead leaders left and nobody resumed for `older_than`; how many ingests were removed."""
         return await self._means.threads.slow(self._sweep, older_than)
+
+    async def recount(self, rest: float = _REST) -> bool:
+        """Count the blobs anew where the counter is not exact; whether it is now. Publishing goes on meanwhile.
+
+        It rests `rest` times as long as it works. False: another process counts already.
+        """
+        steps = recount(self._means.space.counter)
+        try:
+            while (took := await self._means.threads.slow(_timed, steps)) is not None:
+                await self._means.sleep(took * rest)
+        except OSError as error:
+            raise translated(error, "counting the store") from error
+        finally:
+            steps.close()
+        return (await self.stats()).standing is Standing.EXACT
 
     async def close(self) -> None:
         """End the ingests of this process; their files stay, and the next leader resumes them."""
@@ -249,8 +271,15 @@ class Store:
             raise translated(error, "sweeping the ingest folder") from error
 
     def _stats(self) -> StoreStats:
-        with self._means.space.counting() as usage:
-            blobs, size = usage.blobs, usage.size
+        with self._means.space.counter.held() as usage:
+            counted, standing = usage.record, usage.standing
         with os.scandir(self._means.layout.ingest) as entries:
             ingests = sum(entry.name.endswith(".part") for entry in entries)
-        return StoreStats(blobs, size, ingests, self._means.space.max_size, self._means.space.room()[0])
+        space = self._means.space
+        return StoreStats(counted.blobs, counted.size, ingests, space.max_size, space.room()[0], standing)
+
+
+def _timed(steps: Generator[int]) -> float | None:
+    """How many seconds the next step took; None: that was all."""
+    started = time.monotonic()
+    return None if next(steps, None) is None else time.monotonic() - started

@@ -14,6 +14,7 @@ import pytest
 import store_nursery
 from iarproxy.oci import Digest
 from iarproxy.store import Store
+from iarproxy.store.usage import Standing
 from store_nursery import WORKER, Nursery
 from store_world import QUICK, Source, body_of, settled, some_bytes
 
@@ -41,6 +42,9 @@ async def wrong_after(folder: Path) -> list[str]:
         wrong.append("the body")
     await store.put(Digest.of(SMALL), SMALL)
     await settled(store)
+    stats = await store.stats()
+    if (stats.blobs, stats.bytes) != (2, len(DATA) + len(SMALL)) or stats.standing is not Standing.EXACT:
+        wrong.append(f"the count: {stats}")
     await store.close()
     if sorted(path.name for path in blobs.iterdir()) != sorted([source.digest.hex, Digest.of(SMALL).hex]):
         wrong.append("a blob is missing")
@@ -69,7 +73,7 @@ async def test_killed_before_every_disk_call(tmp_path: Path, nursery: Nursery) -
 
 
 @pytest.mark.real("strace")
-@pytest.mark.parametrize(("call", "least"), {"fsync": 5, "link,linkat": 3, "fchmod": 2}.items())
+@pytest.mark.parametrize(("call", "least"), {"fsync": 5, "link,linkat": 3, "fchmod": 2, "pwrite64": 6}.items())
 async def test_killed_by_the_kernel(tmp_path: Path, call: str, least: int) -> None:
     """The same by strace, at each of the calls that order the publish protocol, the opening of a new store included."""
     wrong: list[str] = []
