@@ -9,11 +9,11 @@ import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
 from iarproxy.cli.options import ConfigOption, JsonOption, ReferenceArgument, platforms, reference, run
-from iarproxy.cli.output import Exit, as_bytes, err, out, print_error, print_json, stop
+from iarproxy.cli.output import Exit, as_bytes, err, out, print_error, print_json, pulls, stop
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import IarproxyError, Refused
 from iarproxy.mirror.explain import Explanation
-from iarproxy.mirror.spelling import drift_as_json
+from iarproxy.mirror.spelling import drift_as_json, used_as_json
 from iarproxy.mirror.warm import Pulled
 from iarproxy.oci import Descriptor, Digest
 from iarproxy.trust import TagRule
@@ -25,17 +25,18 @@ store_app = typer.Typer(help="What the store holds.", no_args_is_help=True)
 def explain(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
     """Tell where a name stands, and why.
 
-    Upstream, rule, pin, drift, what is held, and what a client gets. Upstream is not asked.
+    Upstream, rule, pin, drift, what is held, what a client gets, who pulled it. Upstream is not asked.
     """
 
     async def command(rooms: Rooms) -> Explanation:
         return await rooms.mirror.explain.reference(reference(ref, rooms.config))
 
-    facts = _explained(run(config, command))
+    found = run(config, command)
+    facts = _explained(found)
     if json:
         print_json(facts)
         return
-    for key, value in facts.items():
+    for key, value in {**facts, "used": pulls(found.used)}.items():
         if value not in (None, [], ""):
             out.print(f"{key.replace('_', ' '):>12}  {_plain(value)}", markup=False)
 
@@ -53,6 +54,7 @@ def _explained(found: Explanation) -> dict[str, Any]:
         "pinned_from": found.pin.source if found.pin else None,
         "revision": found.pin.revision if found.pin else None,
         "drift": drift_as_json(found.drift) if found.drift else None,
+        "used": used_as_json(found.used),
     }
 
 

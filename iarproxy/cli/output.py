@@ -10,10 +10,12 @@ import os
 import sys
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, assert_never
 
 import orjson
 from rich.console import Console
+
+from iarproxy.ledger import KEPT, NotUsed, Use, Used, UseSummary, UsesUnreadable
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -78,3 +80,29 @@ def as_bytes(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"
+
+
+def pulls(used: UseSummary) -> str:
+    """Who pulled something, as one line for people."""
+    match used:
+        case Used(clients=0):
+            return f"{_times(used)}; clients are not recorded"
+        case Used():
+            newest = ", ".join(_client(each) for each in used.newest if each.client)
+            return f"{_times(used)}, by {used.clients} {'client' if used.clients == 1 else 'clients'}: {newest}"
+        case NotUsed():
+            return f"not pulled yet, or not in the last {KEPT.days} days"
+        case UsesUnreadable(reason=reason):
+            return f"not known now: {reason}"
+        case _:
+            assert_never(used)
+
+
+def _times(used: Used) -> str:
+    if used.count == 1:
+        return f"once, {when(used.last)}"
+    return f"{used.count} times since {when(used.first)}, last {when(used.last)}"
+
+
+def _client(use: Use) -> str:
+    return f"{use.client} {when(use.last)}"

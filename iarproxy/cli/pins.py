@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from iarproxy.cli.options import ConfigOption, JsonOption, ReferenceArgument, digest, run, tag_reference
-from iarproxy.cli.output import Exit, out, print_error, print_json, print_table, stop, when
+from iarproxy.cli.output import Exit, out, print_error, print_json, print_table, pulls, stop, when
 from iarproxy.cli.wiring import Rooms, kernel_actor
 from iarproxy.errors import StoreFull, UnknownManifest
-from iarproxy.ledger import Damage, DriftState, Event, Pin
+from iarproxy.ledger import Damage, DriftState, Event, Pin, UseSummary
 from iarproxy.mirror.holding import Held
-from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json
+from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, used_as_json
 from iarproxy.oci import TagReference
 from iarproxy.trust import Pattern
 
@@ -68,16 +68,17 @@ def _verdict(drift: DriftState | None) -> str:
 def show(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
     """Show one pin."""
 
-    async def command(rooms: Rooms) -> dict[str, Any]:
+    async def command(rooms: Rooms) -> tuple[dict[str, Any], UseSummary]:
         wanted = tag_reference(ref, rooms.config)
         pin = await _pin(rooms, wanted)
-        return _shown(pin, rooms.ledger.peek_drift(wanted), await rooms.mirror.holding.of(pin.descriptor.digest))
+        held = await rooms.mirror.holding.of(pin.descriptor.digest)
+        return _shown(pin, rooms.ledger.peek_drift(wanted), held), await rooms.ledger.uses.summary(wanted)
 
-    shown = run(config, command)
+    shown, used = run(config, command)
     if json:
-        print_json(shown)
+        print_json({**shown, "used": used_as_json(used)})
         return
-    for key, value in shown.items():
+    for key, value in {**shown, "used": pulls(used)}.items():
         out.print(f"{key:>10}  {_plain(value)}", markup=False)
 
 

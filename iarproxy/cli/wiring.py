@@ -133,6 +133,7 @@ async def open_rooms(
             rules=config.rules,
             platforms=config.pins.platforms,
             private=any(each.has_credentials for each in config.upstreams.values()),
+            record_clients=config.server.record_clients,
             on_verdict=lambda checked: _count_verdict(counted, checked),
             on_pin=lambda pin: counted.pins.labels(pin.reference.repository.registry).inc(),
         )

@@ -26,6 +26,7 @@ class ServerSettings(_Section):
     """`[server]`. `workers`: 0 means one per CPU.
 
     `bind`: a listener's address or a host name, to the one upstream that it serves.
+    `record_clients`: keep the addresses of those who pulled a manifest.
     """
 
     listen: tuple[Address, ...] = Field(("127.0.0.1:5000",), min_length=1)
@@ -35,6 +36,7 @@ class ServerSettings(_Section):
     graceful_timeout: Duration = timedelta(seconds=30)
     stall_timeout: Duration = timedelta(seconds=30)
     access_log: bool = True
+    record_clients: bool = True
 
 
 class AdminSettings(_Section):

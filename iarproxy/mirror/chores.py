@@ -1,5 +1,5 @@
 """What one process of a `serve` does beside answering: watch drift, keep index.json, sweep what dead leaders left,
-count the store where its counter was lost.
+count the store where its counter was lost, forget old uses.
 
 Rule 1: every worker runs the chores, but only the one that is elected does them; when it dies another one is.
 Rule 2: a chore that fails is logged and tried again at its next turn; it never ends the worker.
@@ -24,6 +24,7 @@ _INDEX_EVERY = 5.0  # seconds
 _INDEX_SHARE = 20  # it may take a twentieth of the time: listing many pins costs the ledger thread seconds
 _SWEEP_EVERY = 600.0  # seconds
 _COUNT_EVERY = 5.0  # seconds; it costs one look at the counter where that is exact
+_FORGET_EVERY = 3600.0  # seconds
 _INDEX_AT_MOST = 10_000  # pins; beyond it index.json is left to exports
 
 
@@ -43,6 +44,7 @@ class Chores:
         """Start them; an interval of zero leaves the drift watch off."""
         work = [self._for_ever(self._index, _INDEX_EVERY), self._for_ever(self._sweep, _SWEEP_EVERY)]
         work.append(self._for_ever(self._count, _COUNT_EVERY))
+        work.append(self._for_ever(self._forget, _FORGET_EVERY))
         if drift_interval:
             work.append(self._drift.patrol(drift_interval, self._elected))
         self._tasks = [asyncio.create_task(each, name=f"chore {number}") for number, each in enumerate(work)]
@@ -69,6 +71,11 @@ class Chores:
 
     async def _count(self) -> None:
         await self._store.recount()
+
+    async def _forget(self) -> None:
+        forgotten = await self._ledger.uses.expire()
+        if forgotten:
+            log.info("forgot old uses", rows=forgotten)
 
     async def _index(self) -> None:
         """Name the pinned manifests in index.json, so that any OCI tool can read the store as a layout."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from iarproxy.errors import UnknownManifest
-from iarproxy.ledger import DriftState, Ledger, Pin
+from iarproxy.ledger import DriftState, Ledger, Pin, UseSummary
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Held, Holding
 from iarproxy.oci import Digest, Reference, TagReference
@@ -24,6 +24,7 @@ class Explanation:
         digest: what a client would get; None: not known here yet.
         held: how much of it is here.
         platforms: of an index, for which it has children.
+        used: by whom it was pulled, as far as that is recorded.
         outcome: one sentence: what a client gets who asks now.
     """
 
@@ -35,6 +36,7 @@ class Explanation:
     digest: Digest | None
     held: Held
     platforms: tuple[str, ...]
+    used: UseSummary
     outcome: str
 
 
@@ -71,6 +73,7 @@ class Explain:
             digest=digest,
             held=held,
             platforms=await self._platforms(digest),
+            used=await self._ledger.uses.summary(reference),
             outcome=_outcome(upstream, rule, pin, drift, held),
         )
 

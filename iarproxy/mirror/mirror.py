@@ -41,6 +41,7 @@ class Mirror:
         rules: Sequence[TagRule] = (),
         platforms: Sequence[Platform] = (),
         private: bool = False,
+        record_clients: bool = True,
         now: Callable[[], datetime] = _utc_now,
         on_verdict: Callable[[Checked], None] = lambda _: None,
         on_pin: Callable[[Pin], None] = lambda _: None,
@@ -65,7 +66,7 @@ class Mirror:
         self.warm = Warm(manifests, documents, blobs, self.holding)
         urls = {name: str(upstreams[name].url) for name in upstreams.names}
         self.explain = Explain(ledger, documents, self.holding, rules, urls)
-        self._usage = Usage()
+        self._usage = Usage(ledger.uses, clients=record_clients)
         self.drift = DriftWatch(
             ledger=ledger,
             upstreams=upstreams,

@@ -1,10 +1,10 @@
-"""How pins, drift and events are spelled in JSON: the same in the API, in the commands and in evidence."""
+"""How pins, drift, events and uses are spelled in JSON: the same in the API, in the commands and in evidence."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
-from iarproxy.ledger import DriftState, Event, Pin
+from iarproxy.ledger import DriftState, Event, NotUsed, Pin, Use, Used, UseSummary, UsesUnreadable
 from iarproxy.oci import Descriptor
 
 
@@ -45,3 +45,23 @@ def event_as_json(event: Event) -> dict[str, Any]:
         "body": event.body,
         "hash": event.hash,
     }
+
+
+def used_as_json(used: UseSummary) -> dict[str, Any]:
+    """Who pulled something. `count` is null, and `unreadable` says why, where that cannot be read now."""
+    match used:
+        case Used():
+            newest = [_use_as_json(each) for each in used.newest]
+            facts = {"count": used.count, "clients": used.clients, "first": used.first, "last": used.last}
+            return {**facts, "newest": newest, "unreadable": None}
+        case NotUsed():
+            return {"count": 0, "clients": 0, "first": None, "last": None, "newest": [], "unreadable": None}
+        case UsesUnreadable(reason=reason):
+            return {"count": None, "clients": None, "first": None, "last": None, "newest": [], "unreadable": reason}
+        case _:
+            assert_never(used)
+
+
+def _use_as_json(use: Use) -> dict[str, Any]:
+    facts = {"client": use.client, "digest": str(use.digest), "count": use.count, "first": use.first, "last": use.last}
+    return {"wanted": None if use.wanted is None else str(use.wanted), **facts}

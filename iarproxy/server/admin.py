@@ -17,9 +17,9 @@ import orjson
 from aiohttp import web
 
 from iarproxy.errors import IarproxyError, LedgerUnavailable, Malformed, StoreUnavailable, UnknownManifest
-from iarproxy.ledger import Damage, DriftState, Event, Pin
+from iarproxy.ledger import Damage, DriftState, Event, Pin, UseSummary
 from iarproxy.metrics import CONTENT_TYPE, Metrics
-from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json
+from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, used_as_json
 from iarproxy.oci import TagReference, parse_reference
 from iarproxy.server.errors import answer_error
 from iarproxy.store import StoreStats
@@ -34,8 +34,21 @@ _HEADERS = {
 }
 
 
+class UsesReads(Protocol):
+    """What the face reads of the uses."""
+
+    async def summary(self, what: TagReference) -> UseSummary:
+        """Who pulled a tag."""
+        ...
+
+
 class LedgerReads(Protocol):
     """What the face reads of the ledger."""
+
+    @property
+    def uses(self) -> UsesReads:
+        """What was served to whom."""
+        ...
 
     async def pins(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Pin]:
         """One page of the current pins."""
@@ -157,6 +170,7 @@ class AdminFace:
         events = await self._rooms.ledger.history(wanted)
         shown = {
             "drift": None if drift is None else drift_as_json(drift),
+            "used": used_as_json(await self._rooms.ledger.uses.summary(wanted)),
             "history": [event_as_json(each) for each in events],
         }
         return _json({**pin_as_json(pin), **shown})

@@ -17,7 +17,18 @@ import orjson
 from aiohttp import ClientSession, web
 
 from iarproxy.errors import LedgerDamaged, StoreUnavailable
-from iarproxy.ledger import Damage, DriftState, Event, EventKind, Pin
+from iarproxy.ledger import (
+    Damage,
+    DriftState,
+    Event,
+    EventKind,
+    NotUsed,
+    Pin,
+    Use,
+    Used,
+    UseSummary,
+    UsesUnreadable,
+)
 from iarproxy.metrics import Metrics, clear, forget
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_MANIFEST
@@ -39,9 +50,11 @@ class FakeRooms:
     counted: int = 0
     ledger: Any = field(init=False)
     store: Any = field(init=False)
+    uses: Any = field(init=False)
+    used: UseSummary = field(default_factory=NotUsed)
 
     def __post_init__(self) -> None:
-        self.ledger = self.store = self
+        self.ledger = self.store = self.uses = self
         self.all = [Pin(each, DESCRIPTOR, NOW, "https://registry-1.docker.io", 1) for each in REFERENCES]
         self.state = DriftState("drifted", OFFERED, NOW, NOW)
 
@@ -58,6 +71,9 @@ class FakeRooms:
 
     async def history(self, reference: TagReference) -> list[Event]:
         return [Event(1, NOW, EventKind.PINNED, reference, "iarproxy", "", {"digest": "d"}, "h")]
+
+    async def summary(self, _: TagReference) -> UseSummary:
+        return self.used
 
     async def drifts(self) -> list[tuple[Pin, DriftState]]:
         return [(pin, self.state) for pin in reversed(self.all[3:])]
@@ -150,6 +166,22 @@ async def test_one_pin() -> None:
         assert (await client.get("/api/v1/pins/alpine:none"))[0] == 404
 
 
+async def test_who_pulled_a_pin() -> None:
+    """One pin tells how often, by how many and by whom last it was pulled; or that it was not, or why nobody knows."""
+    use = Use(REFERENCES[0].repository, REFERENCES[0].tag, DESCRIPTOR.digest, "10.0.0.1", NOW, NOW, 3)
+    nothing: dict[str, Any] = {"count": 0, "clients": 0, "first": None, "last": None, "newest": [], "unreadable": None}
+    at = "2026-11-22T03:00:00+00:00"
+    told = {"wanted": "0", "client": "10.0.0.1", "digest": str(DESCRIPTOR.digest), "count": 3, "first": at, "last": at}
+    summary = {"count": 4, "clients": 2, "first": at, "last": at, "newest": [told], "unreadable": None}
+    for used, expected in (
+        (NotUsed(), nothing),
+        (Used(NOW, NOW, 4, 2, (use,)), summary),
+        (UsesUnreadable("locked"), {**nothing, "count": None, "clients": None, "unreadable": "locked"}),
+    ):
+        async with face(FakeRooms(used=used)) as client:
+            assert expected == (await client.get("/api/v1/pins/alpine:0"))[1]["used"]
+
+
 async def test_drift_in_pages() -> None:
     """The tags under drift, sorted, in pages."""
     async with face(FakeRooms()) as client:
@@ -201,6 +233,17 @@ async def test_metrics() -> None:
     ):
         assert line in text.splitlines()
     assert rooms.counted == 1
+
+
+def test_many_answers_count_at_once() -> None:
+    """Answers of the fast lane are counted by the number, bytes and all; how long they took is not observed."""
+    metrics = Metrics.open(None)
+    metrics.answered_many(kind="manifest", upstream="docker.io", cache="hit", count=1000, sent=52_000)
+    lines = metrics.render({}).decode().splitlines()
+    labels = 'cache="hit",kind="manifest",outcome="sent",status="2xx",upstream="docker.io"'
+    assert f"iarproxy_requests_total{{{labels}}} 1000.0" in lines
+    assert 'iarproxy_sent_bytes_total{kind="manifest"} 52000.0' in lines
+    assert [] == [line for line in lines if line.startswith("iarproxy_request_seconds_count")]
 
 
 CHILD = """
