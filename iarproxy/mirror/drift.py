@@ -34,6 +34,7 @@ log = structlog.get_logger("iarproxy.drift")
 
 _MAX_CONFIG = 1 << 20  # bytes of an image config that are read for the sake of its labels
 _LEAST_PAUSE = 0.05  # seconds between two checks, however many pins there are
+_STEP = 0.001  # seconds after a pin that is not checked, so that many of them do not take the ledger for themselves
 _LONGEST_PAUSE = 60.0  # seconds between two looks at what there is to check
 
 
@@ -175,15 +176,41 @@ class DriftWatch:
     # --- for ever ----------------------------------------------------------------------------------------------------
 
     async def patrol(self, interval: timedelta, elected: Callable[[], bool]) -> None:
-        """Check every pinned tag once per `interval`, for ever; only the process that is `elected` asks upstream."""
+        """Check every pinned tag once per `interval`, for ever; only the process that is `elected` asks upstream.
+
+        Pins are read as they are checked: however many there are, none waits in memory for its turn.
+        """
+        expected = 0
         while True:
-            pins = await self._watched_now() if elected() else []
-            pause = max(_LEAST_PAUSE, interval.total_seconds() / (len(pins) + 1))
-            for reference in pins:
-                await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311  # jitter, no secret
-                await self._check_quietly(reference)
+            seen = 0
+            if elected():
+                expected = expected or await self._at_most()
+                seen = await self._round(_pause(interval, expected))
+            expected = seen
             # New pins, and the end of whoever was elected, are noticed within the minute.
-            await asyncio.sleep(min(pause, _LONGEST_PAUSE) * random.uniform(0.5, 1.5))  # noqa: S311  # jitter
+            await asyncio.sleep(min(_pause(interval, seen), _LONGEST_PAUSE) * _jitter())
+
+    async def _round(self, pause: float) -> int:
+        """Check the pinned tags one after the other; how many there were."""
+        seen = 0
+        try:
+            async for pin in self._ledger.every_pin():
+                if self._is_watched(pin.reference):
+                    await asyncio.sleep(pause * _jitter())
+                    await self._check_quietly(pin.reference)
+                    seen += 1
+                else:
+                    await asyncio.sleep(_STEP)
+        except Unavailable as error:
+            log.warning("pins cannot be listed", reason=str(error))
+        return seen
+
+    async def _at_most(self) -> int:
+        """How many pins there may be: the first round would have to read all of them to know."""
+        try:
+            return await self._ledger.serial()
+        except Unavailable:
+            return 0
 
     async def watched(self) -> list[TagReference]:
         """The pinned tags that can drift: their policy is to pin, and their upstream is configured."""
@@ -193,13 +220,6 @@ class DriftWatch:
         known = reference.repository.registry in self._upstreams
         return known and rule_for(reference, self._rules).mode is Mode.PIN
 
-    async def _watched_now(self) -> list[TagReference]:
-        try:
-            return await self.watched()
-        except Unavailable as error:
-            log.warning("pins cannot be listed", reason=str(error))
-            return []
-
     async def _check_quietly(self, reference: TagReference) -> None:
         try:
             await self.check(reference)
@@ -207,6 +227,14 @@ class DriftWatch:
             log.info("not judged", reference=str(reference), reason=str(error))
         except IarproxyError as error:
             log.warning("not judged", reference=str(reference), reason=str(error))
+
+
+def _pause(interval: timedelta, pins: int) -> float:
+    return max(_LEAST_PAUSE, interval.total_seconds() / (pins + 1))
+
+
+def _jitter() -> float:
+    return random.uniform(0.5, 1.5)  # noqa: S311  # no secret
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
