@@ -73,12 +73,6 @@ def claim(means: Means, digest: Digest) -> Claim:
     raise StoreUnavailable(f"the lock of {digest.short} is removed again and again; look for a cleaner in the store")
 
 
-def give_back(step: Claim) -> None:
-    """Close what a claim holds: its asker is gone."""
-    if isinstance(step, Leading | Watching):
-        step.lock.close()
-
-
 def examine(means: Means, digest: Digest, lock: LockFile) -> Claim | Superseded:
     """Try an open lock. It stays open with `Leading` and `Watching`, and is closed otherwise. Blocking."""
     try:

@@ -15,10 +15,11 @@ from functools import partial
 
 from iarproxy.errors import IarproxyError, Unavailable
 from iarproxy.oci import Digest
-from iarproxy.store.claim import Claim, Leading, Published, Superseded, Watching, claim, examine, give_back
+from iarproxy.store.claim import Published, Superseded, Watching
 from iarproxy.store.disk import translated
 from iarproxy.store.ingest import Leader
 from iarproxy.store.means import Means
+from iarproxy.store.opening import Begun, Step, begin, give_back, succeed
 from iarproxy.store.progress import Progress
 from iarproxy.store.state import Failure, LockFile, Record, State
 from iarproxy.store.transfer import Fetch
@@ -83,13 +84,13 @@ class Ingest:
         await self._over.wait()
 
     async def _run(self) -> None:
-        step: Claim | None = await self._claim()
+        step: Step | None = await self._claim()
         while step is not None:
             match step:
                 case Published(blob):
                     self.progress.publish(blob)
                     return
-                case Leading():
+                case Begun():
                     self.leads = True
                     leader = Leader(
                         self._means, self._digest, step, self.progress, fetch=self._fetch, expected=self._size
@@ -99,20 +100,21 @@ class Ingest:
                 case Watching(lock):
                     step = await self._observe(lock)
 
-    async def _observe(self, lock: LockFile) -> Claim | None:
+    async def _observe(self, lock: LockFile) -> Step | None:
         """Follow another process's leader; None: it ended, and the progress says how."""
         watch = self._notices.watch()
-        step: Claim | Superseded = Watching(lock)
+        step: Step | Superseded = Watching(lock)
         try:
             watch.add(lock.fd)
             while isinstance(step, Watching):
                 await self._look_for_a_tick(lock, watch)
                 if self.progress.ended:
                     return None
-                step = await self._means.threads.quick(examine, self._means, self._digest, lock)
+                call = partial(succeed, self._means, self._digest, self._size, lock)
+                step = await self._means.threads.obtain(call, give_back)
         finally:
             watch.close()
-            if not isinstance(step, Leading):
+            if not isinstance(step, Begun):
                 lock.close()
         return await self._succeed(step.record) if isinstance(step, Superseded) else step
 
@@ -160,7 +162,7 @@ class Ingest:
         self.progress.attach(fd)
         return True
 
-    async def _succeed(self, last: Record | None) -> Claim | None:
+    async def _succeed(self, last: Record | None) -> Step | None:
         """The watched ingest is over: go by its last word, else claim a new one."""
         if last is not None:
             self._judge(last)
@@ -171,8 +173,8 @@ class Ingest:
             return None
         return await self._claim()
 
-    async def _claim(self) -> Claim:
-        return await self._means.threads.obtain(partial(claim, self._means, self._digest), give_back)
+    async def _claim(self) -> Step:
+        return await self._means.threads.obtain(partial(begin, self._means, self._digest, self._size), give_back)
 
     def _release(self) -> None:
         if not self._running and self._followers == 0:

@@ -1,6 +1,7 @@
 """The leader of an ingest: fetch, append, verify, publish. Holding the lock file's flock is what makes it one.
 
-Rule 1: digest agreed -> state agreed (followers may finish) -> publish protocol -> files of the ingest removed.
+Rule 1: digest agreed -> followers here may finish -> state agreed, for those in other processes -> publish protocol
+        -> files of the ingest removed.
 Rule 2: upstream's breaks are resumed here with Range; the followers see a pause. Tries are bounded and jittered.
 Rule 3: wrong bytes, a wrong length, a full or failing disk: the state says why, the data is removed, and nothing is
         published.
@@ -13,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import replace
+from functools import partial
 from typing import Final, TypeVar
 
 from iarproxy.errors import (
@@ -30,9 +31,10 @@ from iarproxy.errors import (
     UpstreamWrong,
 )
 from iarproxy.oci import Digest
-from iarproxy.store.claim import Leading, clear, discard, sweep
+from iarproxy.store.claim import clear, discard
 from iarproxy.store.disk import translated
 from iarproxy.store.means import Means
+from iarproxy.store.opening import Begun, admit
 from iarproxy.store.part import Part, Pipe
 from iarproxy.store.progress import Progress
 from iarproxy.store.state import Failure, LockFile, Record, State
@@ -49,13 +51,13 @@ class _Disagrees(Exception):
 
 
 class Leader:
-    """Leads one ingest under the lock of `leading`. `expected`: the blob's size if the asker knows it, else None."""
+    """Leads one ingest that has begun. `expected`: the blob's size if the asker knows it, else None."""
 
     def __init__(
         self,
         means: Means,
         digest: Digest,
-        leading: Leading,
+        begun: Begun,
         progress: Progress,
         *,
         fetch: Fetch,
@@ -66,10 +68,10 @@ class Leader:
         self._fetch = fetch
         self._expected = expected
         self._progress = progress
-        self._lock: LockFile = leading.lock
-        self._taken_over = leading.record is not None
+        self._lock: LockFile = begun.lock
+        self._opened = begun.opened
         self._inherited = 0  # bytes that a dead leader left
-        self._record = leading.record or Record(State.RUNNING, inode=0)
+        self._record = Record(State.RUNNING, inode=0)
         self._room = 0
         self._begun = False  # upstream has answered once: a break is resumed, even one before the first byte; till
         # then upstream's own room has tried enough, and its answer is everybody's
@@ -89,7 +91,7 @@ class Leader:
             self._lock.close()
 
     async def _lead(self) -> None:
-        part = await self._means.threads.obtain(self._open, Part.close)
+        part = self._open()
         try:
             await self._catch_up(part)
             if not self._is_complete(part):
@@ -104,45 +106,22 @@ class Leader:
     # --- the data file ---
 
     def _open(self) -> Part:
-        path = self._means.layout.part(self._digest)
-        try:
-            part = Part(path, self._digest, self._means.disk, fresh=not self._taken_over)
-            try:
-                inode = os.fstat(part.fileno()).st_ino
-                record = replace(self._record, state=State.RUNNING, inode=inode)
-                self._reserve(record, self._expected if record.size is None else record.size)
-            except BaseException:
-                part.close()
-                raise
-        except OSError as error:
-            raise translated(error, f"opening the ingest of {self._digest.short}") from error
-        return part
-
-    def _reserve(self, record: Record, size: int | None) -> None:
-        space = self._means.space
-        try:
-            self._room = space.admit(self._lock, record, size)
-        except StoreFull:
-            if not sweep(self._means, math.inf):  # what dead leaders left makes room first
-                raise
-            self._room = space.admit(self._lock, record, size)
-        self._record = replace(record, reserved=size or 0)
+        if isinstance(self._opened, IarproxyError):
+            raise self._opened
+        if self._progress.fd < 0:
+            self._progress.attach(self._opened.reader)
+        else:
+            os.close(self._opened.reader)  # followers read from the one that they have
+        self._record, self._room = self._opened.granted
+        return self._opened.part
 
     async def _catch_up(self, part: Part) -> None:
         """Hash what a dead leader left; its bytes can be followed meanwhile, but for the tail."""
-        if self._progress.fd < 0:
-            self._progress.attach(await self._means.threads.obtain(self._open_for_reading, os.close))
         self._inherited = os.fstat(part.fileno()).st_size
         self._begun = self._inherited > 0
         self._progress.grow(self._inherited, self._record.size)
         while self._inherited and await self._slow(part.catch_up, "reading an ingest"):
             self._progress.touch()
-
-    def _open_for_reading(self) -> int:
-        try:
-            return os.open(self._means.layout.part(self._digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError as error:
-            raise translated(error, f"opening the ingest of {self._digest.short}") from error
 
     def _is_complete(self, part: Part) -> bool:
         return part.agrees if self._record.size is None else part.length >= self._record.size
@@ -180,14 +159,18 @@ class Leader:
         """One transfer, from where the part ends to the blob's end."""
         async with AsyncExitStack() as stack:
             transfer = await self._in_time(stack.enter_async_context(self._fetch(part.length)))
-            await self._learn(transfer, part)
+            admission = await self._learn(transfer, part)
             self._begun = True
             chunks = transfer.chunks()
             if isinstance(chunks, AsyncGenerator):
                 await stack.enter_async_context(aclosing(chunks))
-            pipe = Pipe(part, self._means.threads.writers, lambda: self._progress.grow(part.length, self._record.size))
+            pipe = Pipe(part, self._means.threads, partial(self._tell, part), admission)
             stack.push_async_callback(pipe.settle)
-            await self._pump(chunks, transfer.offset, part.length, pipe)
+            try:
+                await self._pump(chunks, transfer.offset, part.length, pipe)
+            except Unavailable:
+                await pipe.finish()  # where the store failed too, that is the reason, and there is nothing to resume
+                raise
             await pipe.finish()
         if self._record.size is not None and part.length < self._record.size:
             told = f"upstream ended after {part.length} of {self._record.size} bytes"
@@ -209,18 +192,37 @@ class Leader:
         except TimeoutError as error:
             raise UpstreamTimeout(f"upstream sent nothing for {self._means.patience.watchdog:.0f} seconds") from error
 
-    async def _learn(self, transfer: Transfer, part: Part) -> None:
-        """Check what the transfer says of itself; on the first one, tell the size to all followers."""
+    async def _learn(self, transfer: Transfer, part: Part) -> asyncio.Future[None]:
+        """Check what the transfer says of itself; on the first one, tell the size to all followers.
+
+        Room for the size is reserved while the bytes come already, where what was granted before covers it.
+        """
         if transfer.offset not in (0, part.length):
             raise UpstreamWrong(f"upstream sent bytes from {transfer.offset} instead of {part.length}")
         size = transfer.size if transfer.size is not None else self._record.size
         size = self._expected if size is None else size
         if self._record.size not in (None, size):
             raise UpstreamWrong(f"upstream tells {size} bytes now, and told {self._record.size} before")
-        if size != self._record.size:
-            record = replace(self._record, size=size)
-            await self._means.threads.quick(self._reserve, record, size)
+        admission = self._admission(size)
+        if size is not None and size > self._room:
+            await admission
         self._progress.grow(part.length, size)
+        return admission
+
+    def _admission(self, size: int | None) -> asyncio.Future[None]:
+        if size == self._record.size:
+            nothing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            nothing.set_result(None)
+            return nothing
+        self._record = replace(self._record, size=size)
+        return asyncio.create_task(self._admit(size))
+
+    async def _admit(self, size: int | None) -> None:
+        granted = await self._means.threads.quick(admit, self._means, self._lock, self._record, size)
+        self._record, self._room = granted
+
+    def _tell(self, part: Part) -> None:
+        self._progress.grow(part.length, self._record.size)
 
     def _check_length(self, length: int) -> None:
         if self._record.size is None:
@@ -232,9 +234,9 @@ class Leader:
     # --- the end ---
 
     async def _agree(self, part: Part) -> None:
+        self._progress.agree(part.length)
         self._record = replace(self._record, state=State.AGREED, size=part.length, reserved=part.length)
         await self._means.threads.quick(self._lock.write, self._record)
-        self._progress.agree(part.length)
 
     async def _publish(self, part: Part) -> None:
         try:

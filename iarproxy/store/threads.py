@@ -1,7 +1,7 @@
-"""Blocking work off the event loop, in two bounded pools.
+"""Blocking work off the event loop, in three bounded pools.
 
-Rule 1: `quick` is for what a client's next byte waits for (write and hash); `slow` for fsync, re-hash and scans,
-        so that a slow disk never slows a cold pull.
+Rule 1: `quick` is for what a client's next byte waits for (writing); `slow` for fsync, re-hash and scans, so that a
+        slow disk never slows a cold pull; `hashers` for hashing, which takes a core: nothing else waits behind it.
 Rule 2: a cancelled caller still waits for its thread: descriptors are never closed under a running call.
 """
 
@@ -21,6 +21,7 @@ class Threads:
 
     def __init__(self, workers: int = 4) -> None:
         self.writers: Executor = ThreadPoolExecutor(workers, "store-write")
+        self.hashers: Executor = ThreadPoolExecutor(workers, "store-hash")
         self._slow: Executor = ThreadPoolExecutor(workers, "store-slow")
 
     async def quick(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -45,6 +46,7 @@ class Threads:
     def close(self) -> None:
         """End the threads; all work has been awaited by then."""
         self.writers.shutdown()
+        self.hashers.shutdown()
         self._slow.shutdown()
 
 

@@ -121,7 +121,8 @@ def die_before(number: int) -> None:
 async def obey(store: Store, order: dict[str, Any]) -> object:
     if "inline" in order:
         store._means.threads.close()
-        store._means.threads.writers = store._means.threads._slow = Inline()
+        threads = store._means.threads
+        threads.writers = threads.hashers = threads._slow = Inline()
         return "inline"
     if "kill_at" in order:
         die_before(order["kill_at"])
