@@ -11,7 +11,7 @@ import http.client
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from benchmarks.load import ACCEPT, Load, build, outcome_of
 from benchmarks.measure import refuse
 from benchmarks.peers import Peer, Server, start
 from benchmarks.processes import Failed, Process, free_port
+
+DIRECT = Peer("direct", "the source itself", lambda _: [], lambda: None)
 
 
 @dataclass(frozen=True)
@@ -58,51 +60,20 @@ class Source:
         return Passed(len(counts), sum(counts))
 
 
-class Arena:
-    """Holds what a run needs. Use it as `with Arena.open(...) as arena`."""
+@dataclass
+class Stage:
+    """Content, the source that offers it, and servers with empty caches."""
 
-    def __init__(self, scratch: Path) -> None:
-        self.scratch = scratch
-        self.binary = build(scratch)
-        self.content = Content(scratch / "content")
+    scratch: Path
+    binary: Path
+    content: Content
+    source: Source
+    servers: list[Server]
 
-    @classmethod
-    @contextmanager
-    def open(cls) -> Iterator[Arena]:
-        """An arena in a new scratch folder, which goes with it."""
-        scratch = Path(tempfile.mkdtemp(prefix="iarproxy-bench-"))
-        try:
-            yield cls(scratch)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-
-    @contextmanager
-    def source(self) -> Iterator[Source]:
-        """The source registry, with the content as it is now."""
-        folder = Path(tempfile.mkdtemp(prefix="source-", dir=self.scratch))
-        source = Source(folder / "s", self.content)
-        try:
-            yield source
-        finally:
-            source.process.stop()
-            shutil.rmtree(folder, ignore_errors=True)
-
-    @contextmanager
-    def servers(self, peers: Sequence[Peer], source: Source, skipped: dict[str, str]) -> Iterator[list[Server]]:
-        """The peers, started with empty caches; one that does not start goes to `skipped`, with the reason."""
-        folder = Path(tempfile.mkdtemp(prefix="servers-", dir=self.scratch))
-        with ExitStack() as stack:
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            running = []
-            for peer in peers:
-                try:
-                    server = start(peer, folder, source.port, self.content)
-                except Failed as error:
-                    skipped[peer.name] = str(error)
-                    continue
-                stack.callback(server.process.stop)
-                running.append(server)
-            yield running
+    @property
+    def direct(self) -> Server:
+        """The source itself, as if it were one of the servers."""
+        return Server(DIRECT, self.source.port, self.source.process, self.scratch)
 
     def warm(self, server: Server, wanted: Sequence[Stored]) -> None:
         """Ask for everything twice, so that a cache has it; the second time the bytes are checked.
@@ -116,6 +87,47 @@ class Arena:
         time.sleep(0.5 if server.peer.pulls else 0)  # some caches keep a blob a little after they sent it
         for each in wanted:
             verify(server, each)
+
+
+class Arena:
+    """The scratch folder of a run, with the load generator in it. Use it as `with Arena.open() as arena`."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.scratch = scratch
+        self.binary = build(scratch)
+
+    @classmethod
+    @contextmanager
+    def open(cls) -> Iterator[Arena]:
+        """An arena in a new scratch folder, which goes with it."""
+        scratch = Path(tempfile.mkdtemp(prefix="iarproxy-bench-"))
+        try:
+            yield cls(scratch)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextmanager
+    def stage(
+        self, peers: Sequence[Peer], prepare: Callable[[Content], None], skipped: dict[str, str]
+    ) -> Iterator[Stage]:
+        """What `prepare` makes, and the servers; one that does not start goes to `skipped`, with the reason."""
+        folder = Path(tempfile.mkdtemp(prefix="stage-", dir=self.scratch))
+        content = Content(folder / "content")
+        with ExitStack() as stack:
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            prepare(content)
+            source = Source(folder / "source", content)
+            stack.callback(source.process.stop)
+            stage = Stage(folder, self.binary, content, source, [])
+            for peer in peers:
+                try:
+                    server = start(peer, folder, source.port, content)
+                except Failed as error:
+                    skipped[peer.name] = str(error)
+                    continue
+                stack.callback(server.process.stop)
+                stage.servers.append(server)
+            yield stage
 
 
 def verify(server: Server, wanted: Stored) -> None:

@@ -71,16 +71,21 @@ def _turned(servers: Sequence[Server], number: int) -> Iterable[Server]:
     return reversed(order) if number % 2 else order
 
 
-def timed(binary: Path, server: Server, load: Load) -> Sample:
+def timed(binary: Path, server: Server, load: Load, ready: Callable[[], None] = lambda: None) -> Sample:
     """One run of the generator against a server, with the processor time of both.
+
+    `ready` is called when the connections are open and the first request is about to be sent.
 
     Raises:
         Failed: an answer was wrong, or the generator failed.
     """
     before: list[float] = []
-    raw = outcome_of(
-        load.command(binary, server.port), lambda: before.extend([cpu_seconds(server.process.pid), machine_busy()])
-    )
+
+    def begin() -> None:
+        before.extend([cpu_seconds(server.process.pid), machine_busy()])
+        ready()
+
+    raw = outcome_of(load.command(binary, server.port), begin)
     used = cpu_seconds(server.process.pid) - before[0]
     everybody = machine_busy() - before[1]
     refuse(raw)

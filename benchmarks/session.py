@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, report, workloads_hot
+from benchmarks import machine, report, workloads_cold, workloads_hot, workloads_image, workloads_memory
 from benchmarks.arena import Arena
 from benchmarks.measure import Series, median, spread
 from benchmarks.peers import Peer, all_peers
+from benchmarks.plan import Plan, Work
 from benchmarks.processes import Failed
+
+_OWN_STAGE: list[Work] = [*workloads_cold.ALL, *workloads_image.ALL, *workloads_memory.ALL]
+_LATER = {"tls": "iarproxy has no TLS listener yet: what stands in front of it ends TLS"}
+GROWTH = "growth"
 
 
 @dataclass
@@ -23,43 +29,62 @@ class Session:
     arena: Arena
     peers: list[Peer]
     only: list[str]
-    rounds: int
-    seconds: float
-    quick: bool
+    plan: Plan
     found: dict[str, Any]
     skipped: dict[str, str] = field(default_factory=dict)
 
     def wants(self, name: str) -> bool:
         return not self.only or any(name.startswith(each) for each in self.only)
 
-    def keep(self, name: str, title: str, unit: str, series: dict[str, Series]) -> None:
+    def keep(self, name: str, title: str, kind: str, series: dict[str, Series]) -> None:
         """Take the samples of a workload into the results, and show them."""
-        samples = {server: each.as_json() for server, each in series.items()}
-        self.found["workloads"][name] = {"title": title, "unit": unit, "servers": samples}
+        servers = {server: each.as_json() for server, each in series.items()}
+        facts = {key: self.found["machine"][key] for key in ("time", "commit")} | {"quick": self.plan.quick}
+        self.found["workloads"][name] = {"title": title, "kind": kind, **facts, "servers": servers}
         print(f"\n{name}: {title}")
         for server, each in series.items():
-            print(f"  {server:24} {_shown(each, unit)}", flush=True)
+            print(f"  {server:24} {_shown(each)}", flush=True)
 
 
-def _shown(series: Series, unit: str) -> str:
+def _shown(series: Series) -> str:
     if series.failure is not None or not series.samples:
         return f"failed: {series.failure}"
-    scale, word = (1e-9, "GB") if unit == "bytes" else (1.0, "requests")
-    per_cpu, wall = median(series.samples, f"{unit}_per_cpu"), median(series.samples, f"{unit}_per_second")
-    parts = [
-        f"{(per_cpu or 0) * scale:10,.2f} {word}/CPU-s +-{spread(series.samples, f'{unit}_per_cpu') or 0:4.0%}",
-        f"{(wall or 0) * scale:10,.2f} {word}/s",
-        f"p50 {median(series.samples, 'p50_us') or 0:9,.0f} us  p99 {median(series.samples, 'p99_us') or 0:9,.0f} us",
-        f"generator {median(series.samples, 'generator_share') or 0:4.0%}",
-        f"others {median(series.samples, 'others_share') or 0:4.0%}",
-        f"upstream {max(each.get('upstream_requests', 0) for each in series.samples):.0f}",
-    ]
-    return "  ".join(parts)
+    names = [each for each in series.samples[0] if each in _SHOWN]
+    return "  ".join(f"{_SHOWN[name]} {median(series.samples, name) or 0:,.5g}" for name in names) + (
+        f"  +-{spread(series.samples, 'requests_per_cpu') or 0:.0%}" if "requests_per_cpu" in names else ""
+    )
+
+
+_SHOWN = {
+    "requests_per_cpu": "requests/CPU-s",
+    "bytes_per_cpu": "bytes/CPU-s",
+    "requests_per_second": "requests/s",
+    "bytes_per_second": "bytes/s",
+    "p50_us": "p50",
+    "p99_us": "p99",
+    "first_byte_p50_us": "first byte",
+    "generator_share": "generator",
+    "others_share": "others",
+    "upstream_requests": "upstream",
+    "upstream_ratio": "upstream bytes x",
+    "failures": "failures",
+    "single_seconds": "one client s",
+    "seconds": "s",
+    "warm_seconds": "warm s",
+    "server_cpu": "CPU s",
+    "idle_p99_us": "idle p99",
+    "p99_ratio": "p99 x",
+    "covered": "covered",
+    "idle": "idle",
+    "busy": "busy",
+    "cold_1g": "cold 1g",
+    "per_connection": "a connection",
+}
 
 
 def names() -> list[str]:
     """The workloads, by name."""
-    return [workload.name for workload in workloads_hot.ALL]
+    return [*(work.name for work in workloads_hot.ALL), *(work.name for work in _OWN_STAGE), GROWTH]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -76,16 +101,13 @@ def run(options: argparse.Namespace) -> None:
         raise Failed(
             f"unknown: {', '.join(strange)}; servers: {', '.join(p.name for p in known)}; workloads: see `list`"
         )
+    plan = Plan(
+        options.rounds or (2 if options.quick else 5), options.seconds or (1 if options.quick else 2), options.quick
+    )
+    peers = [peer for peer in known if not servers or peer.name in servers]
     with Arena.open() as arena:
-        session = Session(
-            arena,
-            workloads_hot.chosen(servers, known),
-            only,
-            options.rounds or (2 if options.quick else 5),
-            options.seconds or (1 if options.quick else 2),
-            options.quick,
-            {"machine": machine.facts(options.tools, options.iarproxy, arena.scratch), "workloads": {}},
-        )
+        facts = machine.facts(options.tools, options.iarproxy, arena.scratch)
+        session = Session(arena, peers, only, plan, {"machine": facts, "workloads": {}})
         try:
             _measure(session)
         finally:
@@ -102,31 +124,62 @@ def _measure(session: Session) -> None:
         if reason:
             session.skipped[peer.name] = reason
             session.peers.remove(peer)
-            print(f"without {peer.name}: {reason}")
     _hot(session)
+    for work in _OWN_STAGE:
+        if session.wants(work.name):
+            _staged(session, work)
+    if session.wants(GROWTH):
+        _growth(session)
 
 
 def _hot(session: Session) -> None:
     wanted = [workload for workload in workloads_hot.ALL if session.wants(workload.name)]
     if not wanted:
         return
-    image = workloads_hot.prepare(session.arena.content)
-    with ExitStack() as stack:
-        source = stack.enter_context(session.arena.source())
-        servers = stack.enter_context(session.arena.servers(session.peers, source, session.skipped))
-        hall = workloads_hot.warmed(session.arena, source, image, servers, session.skipped)
+    with session.arena.stage(session.peers, workloads_hot.prepare, session.skipped) as stage:
+        hall = workloads_hot.warmed(stage, session.skipped)
         for workload in wanted:
-            series = hall.run(workload, session.rounds, session.seconds)
+            series = hall.run(workload, session.plan.rounds, session.plan.seconds)
             session.keep(workload.name, workload.title, workload.unit, series)
 
 
+def _staged(session: Session, work: Work) -> None:
+    plan = session.plan
+    session.found.setdefault("sha256_bytes_per_second", []).append(machine.sha256_speed())
+    with session.arena.stage(session.peers, lambda content: work.prepare(content, plan), session.skipped) as stage:
+        session.keep(work.name, work.title(plan), work.kind, work.run(stage, plan))
+
+
+def _growth(session: Session) -> None:
+    if importlib.util.find_spec("benchmarks.growth") is None:
+        session.skipped[GROWTH] = "benchmarks/growth.py is not there"
+        return
+    measure = importlib.import_module("benchmarks.growth").measure
+    counts = [1_000, 10_000] if session.plan.quick else [1_000, 100_000, 1_000_000]
+    grown = session.found.setdefault(GROWTH, {})
+    for count in counts:
+        grown[str(count)] = measure(count)
+        print(f"\n{GROWTH} {count:,}: {grown[str(count)]}", flush=True)
+
+
 def _finish(session: Session, options: argparse.Namespace, *, whole: bool) -> None:
-    session.found["skipped"] = session.skipped
+    found = session.found
+    found["skipped"] = session.skipped | _LATER
     for name, reason in session.skipped.items():
         print(f"left out: {name}: {reason}")
-    if not session.found["workloads"] or not (whole or options.save):
+    if not (found["workloads"] or found.get(GROWTH)) or not (whole or options.save):
         return
     results: Path = options.results
+    if not whole and results.exists():
+        found = _merged(json.loads(results.read_text()), found)
     results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(session.found, indent=1) + "\n")
+    results.write_text(json.dumps(found, indent=1) + "\n")
     report.write(results, options.docs)
+
+
+def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The old results with the workloads that were measured again in their place: each stands for one run."""
+    kept = {**old, **new}
+    for key in ("workloads", GROWTH, "skipped"):
+        kept[key] = {**old.get(key, {}), **new.get(key, {})}
+    return kept

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.arena import Arena, Source
+from benchmarks.arena import Stage
 from benchmarks.content import GIB, KIB, MIB, Content, Image, Stored
-from benchmarks.load import Load
+from benchmarks.load import Load, outcome_of
 from benchmarks.measure import Sample, Series, interleaved, settle, timed
-from benchmarks.peers import Peer, Server
+from benchmarks.peers import Server
 from benchmarks.processes import Failed
 
 NAME = "library/bench"
@@ -68,9 +68,9 @@ ALL = [
 ]
 
 
-def prepare(content: Content) -> Image:
+def prepare(content: Content) -> None:
     """The image that all of this asks for."""
-    return content.image(NAME, "1", [*SIZES.values(), *_FILLERS])
+    content.image(NAME, "1", [*SIZES.values(), *_FILLERS])
 
 
 def load_of(workload: Hot, image: Image) -> Load:
@@ -92,39 +92,35 @@ def _targets(image: Image) -> dict[str, Stored]:
 class Hall:
     """The servers of the hot workloads, warm and checked."""
 
-    arena: Arena
-    source: Source
+    stage: Stage
     image: Image
     servers: list[Server]
 
     def run(self, workload: Hot, rounds: int, seconds: float) -> dict[str, Series]:
         """The samples of every server."""
         load = load_of(workload, self.image)
+        first = replace(load, options=(*load.options, "--seconds", "0.2"))
         load = replace(load, options=(*load.options, "--seconds", str(seconds)))
 
         def once(server: Server, number: int) -> Sample:
             if number == 0:
-                timed(self.arena.binary, server, replace(load, options=(*load.options, "--seconds", "0.2")))
-            mark = self.source.mark()
-            sample = timed(self.arena.binary, server, load)
+                outcome_of(first.command(self.stage.binary, server.port))
+                settle(server)
+            mark = self.stage.source.mark()
+            sample = timed(self.stage.binary, server, load)
             settle(server)
-            return sample | {"upstream_requests": self.source.since(mark, quiet=0.02).requests}
+            return sample | {"upstream_requests": self.stage.source.since(mark, quiet=0.02).requests}
 
         return interleaved(self.servers, rounds, once)
 
 
-def warmed(arena: Arena, source: Source, image: Image, servers: list[Server], skipped: dict[str, str]) -> Hall:
+def warmed(stage: Stage, skipped: dict[str, str]) -> Hall:
     """The hall, without the servers that could not be warmed."""
-    good = []
-    for server in servers:
+    image, good = stage.content.images[0], []
+    for server in stage.servers:
         try:
-            arena.warm(server, list(_targets(image).values()))
+            stage.warm(server, list(_targets(image).values()))
             good.append(server)
         except Failed as error:
             skipped[server.name] = f"not warm: {error}"
-    return Hall(arena, source, image, good)
-
-
-def chosen(names: Sequence[str], peers: Sequence[Peer]) -> list[Peer]:
-    """The peers that were asked for by name; all without names."""
-    return [peer for peer in peers if not names or peer.name in names]
+    return Hall(stage, image, good)
