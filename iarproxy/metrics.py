@@ -85,6 +85,10 @@ class Metrics:
         self.requests.labels(kind, upstream, "2xx", "sent", cache).inc(count)
         self.sent.labels(kind).inc(sent)
 
+    def took(self, kind: str, seconds: float) -> None:
+        """One of many answers took that long; see `server.ports.Count`."""
+        self.seconds.labels(kind).observe(seconds)
+
     def asked(self, upstream: str, outcome: str) -> None:
         """An upstream was asked; see `upstream.client.Meter`."""
         self.upstream.labels(upstream, outcome).inc()

@@ -115,7 +115,8 @@ async def build(context: WorkerContext) -> Faces:
             pace=Pace(window=config.server.stall_timeout.total_seconds()),
             log=access.structlog_sink() if config.server.access_log else None,
             count=metrics,
-            peek=rooms.mirror.peek,
+            uses=rooms.mirror,
+            memory=rooms.mirror,
         )
         admin = AdminFace(rooms, metrics, leaving=context.leaving)
         chores.start(config.drift.interval)

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 
 import structlog
 
-from iarproxy.server.exchange import Exchange
-
 MAX_TEXT = 256
 
 Sink = Callable[[Mapping[str, str | int | float | None]], None]
@@ -27,22 +25,17 @@ def structlog_sink() -> Sink:
     return emit
 
 
-def record(exchange: Exchange, seconds: float) -> dict[str, str | int | float | None]:
-    """The facts of one answer; absent ones are None."""
-    ending = result(exchange.status, exchange.body_bytes, exchange.cache, exchange.outcome, seconds)
-    return {**facts(exchange), **ending}
-
-
-def facts(exchange: Exchange) -> dict[str, str | int | float | None]:
-    """What was asked, by whom, of which upstream."""
-    request = exchange.request
+def facts(
+    method: str, target: str, *, namespace: str | None, asked_range: str | None, agent: str | None, upstream: str
+) -> dict[str, str | int | float | None]:
+    """What was asked of which upstream; absent facts are None. The query of `target` is left out (rule 1)."""
     return {
-        "method": printable(request.method),
-        "path": printable(request.raw_path.partition("?")[0]),
-        "ns": printable(exchange.namespace),
-        "range": printable(request.headers.get("Range")),
-        "user_agent": printable(request.headers.get("User-Agent")),
-        "upstream": exchange.upstream or None,
+        "method": printable(method),
+        "path": printable(target.partition("?")[0]),
+        "ns": printable(namespace),
+        "range": printable(asked_range),
+        "user_agent": printable(agent),
+        "upstream": upstream or None,
     }
 
 

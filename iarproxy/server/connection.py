@@ -8,11 +8,16 @@ Rule 3: header lines up to 32 KiB pass (podman sends `Range` headers of 20 kB); 
         `header_deadline` seconds; bodies are never inflated (threats L5, L12, T70, T73).
 Rule 4: a connection that ends while its client does not read ends at once, unsent bytes and all: a transport that is
         closed waits for them for ever (threats T72).
+Rule 5: the fast lane takes a packet only when the connection is at rest: aiohttp waits for a request, everything that
+        it was fed ended where a head ends, and nothing is being sent. Else the packet is aiohttp's.
+Rule 6: a client that has said all it will say (half-close) still gets its answers, then the close.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -23,7 +28,10 @@ from aiohttp.web_protocol import RequestHandler
 
 from iarproxy.server.answer import Answer
 from iarproxy.server.errors import malformed_http
-from iarproxy.server.hot import HotLane, is_one_head
+from iarproxy.server.lane import Lane
+from iarproxy.server.outgoing import Outgoing
+from iarproxy.server.ready import OpenFile, Ready
+from iarproxy.server.sending import Pace, Pump, cut
 
 if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
 MAX_LINE = 32 * 1024  # bytes of a request line or a header line
 MAX_HEADERS = 64
 _TLS_HANDSHAKE = 0x16
+_MORE: int = getattr(socket, "MSG_MORE", 0)
 _LAST_WORD = 5.0  # seconds that a client gets to take the answer to what was no request
 
 Handler = Callable[["BaseRequest"], Awaitable[web.StreamResponse]]
@@ -60,74 +69,191 @@ class Done:
 
 
 class Connection(RequestHandler):
-    """One client connection of a `RegistryServer`."""
+    """One client connection of a `RegistryServer`.
 
-    __slots__ = ("_aligned", "_emptied", "_heard", "head")
+    Attributes:
+        client: the peer's address without port; `unix` for a local socket.
+        half_closed: the client will send no more.
+        pumping: what sends from a file to `tap` now.
+    """
+
+    __slots__ = (
+        "_emptied",
+        "_encrypted",
+        "_heard",
+        "_lane",
+        "_outgoing",
+        "_split",
+        "_tap",
+        "client",
+        "half_closed",
+        "pumping",
+    )
 
     def __init__(self, server: RegistryServer, **settings: Any) -> None:
         super().__init__(server, **settings)
         self._emptied: asyncio.Future[None] | None = None
+        self._encrypted = False
         self._heard = False
-        self._aligned = True  # every packet so far was the head of one request: packets and requests are the same
-        self.head: bytes | None = None  # of the request that is answered now, where it came as one packet
+        self._split = False  # what aiohttp was fed may end within a request
+        self._lane: Lane | None = None
+        self._outgoing: Outgoing | None = None
+        self._tap: socket.socket | None = None
+        self.client = "unix"
+        self.half_closed = False
+        self.pumping: Pump | None = None
 
     @property
-    def leaving(self) -> bool:
-        """Whether the server shuts down: the answer under way is this connection's last."""
+    def ends(self) -> bool:
+        """Whether the answer that begins now is the last one: the server leaves, or the client has no more to ask."""
         server = cast("RegistryServer | None", self._manager)
-        return server is None or server.draining
+        return server is None or server.draining or (self.half_closed and not self._messages)
 
     @property
     def idle(self) -> bool:
         """Whether no whole request has come that is not answered yet."""
-        return self._waiter is not None and not self._messages
+        return self._waiter is not None and not self._messages and self._outgoing is None
+
+    @property
+    def is_split(self) -> bool:
+        """Whether the bytes so far may end within a request."""
+        return self._split
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client connected."""
         super().connection_made(transport)
+        self._encrypted = transport.get_extra_info("sslcontext") is not None
         # asyncio's TLS transport takes 0 for "always full"; the kernel never sends for it, so one byte does no harm.
-        high = 0 if transport.get_extra_info("sslcontext") is None else 1
-        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=high, low=0)
+        cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=int(self._encrypted), low=0)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.client = str(peer[0])
+        server = cast("RegistryServer", self._manager)
+        self._lane = None if server.draining else server.lane
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came. The first one tells a TLS hello from HTTP."""
-        if not self._heard and data:
-            self._heard = True
-            if data[0] == _TLS_HANDSHAKE and self.transport is not None:
-                self.transport.write(_bytes_of(malformed_http(400, "this port speaks plain HTTP, not TLS")))
-                self.force_close()
-                return
-        lane = cast("RegistryServer", self._manager).lane if self._manager is not None else None
-        if lane is not None:
-            self._aligned = self._aligned and is_one_head(data)
-            alone = self._aligned and self.idle and not self.writing_paused and not self.leaving
-            self.head = data if alone else None
-            wire = lane.answer(data) if alone else None
-            if wire is not None and self.transport is not None:
-                self._answered_hot(self.transport, wire)
-                return
+        """Bytes came: the fast lane's, where it knows the answer, else aiohttp's."""
+        lane = self._lane
+        if lane is None or self._waiter is None or self._paused or self._split or self._messages:
+            self._ordinary(data)
+            return
+        ready = lane.ready.get(data) or lane.find(data)
+        transport = self.transport
+        if ready is None or transport is None or (ready.file is not None and self._encrypted):
+            self._ordinary(data)
+            return
+        now = self._loop.time()
+        self._next_keepalive_close_time = now + self._keepalive_timeout
+        if ready.file is not None:
+            self._send_file(transport, ready, ready.file)
+            return
+        if ready.body:
+            transport.writelines((ready.head, ready.body))
+        else:
+            transport.write(ready.head)
+        lane.hit(ready.topic, self.client, now)
+
+    def _ordinary(self, data: bytes) -> None:
+        if data:
+            self._split = not data.endswith(b"\r\n\r\n")
+            if not self._heard:
+                self._heard = True
+                if data[0] == _TLS_HANDSHAKE and self.transport is not None:
+                    self.transport.write(_bytes_of(malformed_http(400, "this port speaks plain HTTP, not TLS")))
+                    self.force_close()
+                    return
         super().data_received(data)
 
-    def _answered_hot(self, transport: asyncio.Transport, wire: bytes) -> None:
-        transport.write(wire)
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+    def leave_lane(self) -> None:
+        """Take the ordinary path from now on."""
+        self._lane = None
+
+    def force_close(self) -> None:
+        """Close without waiting for anything."""
+        self._lane = None
+        super().force_close()
+
+    def _send_file(self, transport: asyncio.Transport, ready: Ready, file: OpenFile) -> None:
+        self._outgoing = outgoing = Outgoing(self, ready, file, cast("RegistryServer", self._manager).pace, self._sent)
+        self._write_ahead(transport, ready.head)
+        outgoing.start(flushed=not self._paused)
+        if self._outgoing is not None:
+            transport.pause_reading()  # what comes next is answered after this
+
+    def _write_ahead(self, transport: asyncio.Transport, head: bytes) -> None:
+        """Have the kernel keep `head` until the bytes that follow it at once fill a packet."""
+        try:
+            count = self.tap.send(head, _MORE)
+        except OSError:  # full, or gone: the transport finds out which
+            count = 0
+        if count < len(head):
+            transport.write(head[count:])
+
+    @property
+    def tap(self) -> socket.socket:
+        """A duplicate of the connection's socket: for the kernel to send files to, closed with the connection.
+
+        A duplicate, because the loop guards a transport's descriptor, and because the number of a closed one may
+        already be another client's.
+        """
+        if self._tap is None:
+            assert self.transport is not None  # noqa: S101  # who sends has looked
+            self._tap = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+        return self._tap
+
+    def _sent(self) -> None:
+        outgoing, self._outgoing = self._outgoing, None
+        server, transport, now = cast("RegistryServer | None", self._manager), self.transport, self._loop.time()
+        assert outgoing is not None  # noqa: S101  # it tells its end once
+        if server is not None and server.lane is not None:
+            server.lane.sent(outgoing.topic(), self.client, outgoing.outcome, now - outgoing.started, now)
+        if transport is None:
+            return
+        if outgoing.outcome == "sent":
+            self._next_keepalive_close_time = now + self._keepalive_timeout
+            self._resume_transport_reading()
+        else:
+            cut(transport, reset=outgoing.outcome == "stalled")
 
     def _process_keepalive(self) -> None:
-        """Called by aiohttp when the idle deadline may have passed: a hot answer may still wait for its client."""
+        """Called by aiohttp when the idle deadline may have passed; it does not know what the fast lane sends."""
+        if self._outgoing is not None:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         transport = self.transport
         super()._process_keepalive()
         if transport is not None and self.transport is None and self.writing_paused:
             transport.abort()
 
+    def eof_received(self) -> bool | None:  # type: ignore[override]  # asyncio's signature, which aiohttp narrows
+        """The client will send no more; True: it still waits for an answer."""
+        transport = self.transport
+        if transport is None or self._encrypted:
+            return None
+        if self._messages or self._current_request is not None or self._outgoing is not None:
+            self.half_closed = True
+            return True
+        if self._paused:
+            self._loop.call_later(_LAST_WORD, transport.abort)
+        return None
+
     def resume_writing(self) -> None:
         """All bytes are with the kernel."""
         super().resume_writing()
         self._wake()
+        if self._outgoing is not None:
+            self._outgoing.flushed()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The client is gone; whoever waits for its buffer to empty learns it."""
+        """The client is gone; whoever sends to it learns it."""
+        self._lane = None
+        if self._outgoing is not None:
+            self._outgoing.leave()
+        if self.pumping is not None:
+            self.pumping.leave()
         super().connection_lost(exc)
         self._wake()
+        if self._tap is not None:
+            self._tap.close()
 
     def _wake(self) -> None:
         if self._emptied is not None and not self._emptied.done():
@@ -165,13 +291,23 @@ class Connection(RequestHandler):
 
 
 class RegistryServer(web.Server):
-    """Makes the connections of one listener; `draining` is set when the process is about to leave."""
+    """Makes the connections of one listener.
 
-    def __init__(self, handler: Handler, *, lane: HotLane | None = None, header_deadline: float = 20.0) -> None:
+    Attributes:
+        lane: its fast lane; None: all requests take the ordinary path.
+        pace: what the lane's clients must take, and get per turn.
+        draining: the process is about to leave.
+        settings: of every connection, for aiohttp.
+    """
+
+    def __init__(
+        self, handler: Handler, *, lane: Lane | None = None, pace: Pace | None = None, header_deadline: float = 20.0
+    ) -> None:
         super().__init__(cast("Any", handler), handler_cancellation=False)
         self.lane = lane
+        self.pace = pace or Pace()
         self.draining = False
-        self._settings: dict[str, Any] = {
+        self.settings: dict[str, Any] = {
             "loop": self._loop,
             "keepalive_timeout": header_deadline,
             "max_line_size": MAX_LINE,
@@ -182,6 +318,12 @@ class RegistryServer(web.Server):
             "lingering_time": 2.0,
         }
 
+    def drain(self) -> None:
+        """From now on every answer is its connection's last."""
+        self.draining = True
+        for connection in self.connections:
+            connection.leave_lane()
+
     @property
     def connections(self) -> list[Connection]:  # type: ignore[override]  # `__call__` makes no others
         """All open connections."""
@@ -189,7 +331,7 @@ class RegistryServer(web.Server):
 
     def __call__(self) -> Connection:
         """The protocol of one more connection."""
-        return Connection(self, **self._settings)
+        return Connection(self, **self.settings)
 
 
 def _bytes_of(answer: Answer) -> bytes:

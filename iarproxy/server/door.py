@@ -42,7 +42,7 @@ class Door:
         while self._accept():
             pass
         self.sock.close()
-        self.server.draining = True
+        self.server.drain()
 
     async def drained(self, deadline: float) -> bool:
         """Wait until every connection has ended; False: some had not at `deadline` (the loop's time)."""

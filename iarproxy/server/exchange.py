@@ -8,12 +8,14 @@ Rule 2: a client that goes away is normal: it is counted, never logged as an err
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterable
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from aiohttp.http import HttpVersion11
 
 from iarproxy.errors import StoreUnavailable
 from iarproxy.mirror.answers import FileSpan
+from iarproxy.server import access
+from iarproxy.server.accounts import KINDS, Content, Facts, Outcome, Topic
 from iarproxy.server.answer import Answer
 from iarproxy.server.connection import Connection, Done
 from iarproxy.server.sending import SMALL, Pace, Wire, gather
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 
     from iarproxy.oci.request import Target
 
-Outcome = Literal["sent", "refused", "left", "stalled", "broken"]
-
 
 class Exchange:
     """The state of one request while it is answered.
@@ -34,12 +34,13 @@ class Exchange:
         target, namespace: what the raw target spells; None until it is parsed.
         status: of the answer; 0 while its head is not out.
         upstream, cache: for the log and the metrics; empty: not known.
+        content: what is given, where that is a use; None: it is not, or not known yet.
         outcome: how it ended; `left`: the client went away, `broken`: the rest of the body was not to be had.
     """
 
     __slots__ = (
         *("_head_bytes", "_keep_alive", "_wire", "request"),
-        *("cache", "namespace", "outcome", "status", "target", "upstream"),
+        *("cache", "content", "namespace", "outcome", "status", "target", "upstream"),
     )
 
     def __init__(self, request: BaseRequest, pace: Pace, *, kernel: bool) -> None:
@@ -52,12 +53,36 @@ class Exchange:
         self.status = 0
         self.upstream = ""
         self.cache = ""
+        self.content: Content | None = None
         self.outcome: Outcome = "sent"
 
     @property
     def body_bytes(self) -> int:
         """Bytes of the body that went to the client's connection."""
         return max(0, self._wire.sent - self._head_bytes)
+
+    @property
+    def client(self) -> str:
+        """The peer's address without port; `unix` for a local socket."""
+        return cast("Connection", self.request.protocol).client
+
+    def topic(self, *, logged: bool) -> Topic:
+        """What is accounted for, now that it has ended; with facts only if they are `logged`."""
+        kind = KINDS.get(type(self.target), "other")
+        facts = self._facts() if logged else {}
+        return Topic(kind, self.upstream, self.cache, self.status, self.body_bytes, facts, self.content)
+
+    def _facts(self) -> Facts:
+        request = self.request
+        headers = request.headers
+        return access.facts(
+            request.method,
+            request.raw_path,
+            namespace=self.namespace,
+            asked_range=headers.get("Range"),
+            agent=headers.get("User-Agent"),
+            upstream=self.upstream,
+        )
 
     def last(self) -> None:
         """Close the connection after this answer."""
@@ -90,12 +115,11 @@ class Exchange:
         self._wire.cut(reset=outcome == "stalled")
 
     def finish(self) -> web.StreamResponse:
-        """Release what the answer held, and what aiohttp gets back."""
-        self._wire.close()
+        """What aiohttp gets back."""
         return Done(self._keep_alive).as_response()
 
     def _head(self, answer: Answer) -> bytes:
-        if cast("Connection", self.request.protocol).leaving:
+        if cast("Connection", self.request.protocol).ends:
             self._keep_alive = False
         self.status = answer.status
         head = answer.head(self._connection_header())

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from iarproxy.mirror.answers import BlobBody, ManifestAnswer, ReferrersAnswer, Served, TagList
+from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, Served, TagList
 from iarproxy.oci import Digest, Repository, Tag
 
 
@@ -36,6 +36,22 @@ class Mirror(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """What the mirror can tell without waiting, for the fast lane."""
+
+    def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
+        """What `Mirror.manifest` would give; None: ask there."""
+        ...
+
+    def peek_blob(self, repository: Repository, digest: Digest) -> HeldBlob | None:
+        """A blob that can be sent at once; None: ask `Mirror.blob`."""
+        ...
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called on the loop whenever what was told before may be told no more."""
+        ...
+
+
 class Count(Protocol):
     """Where finished answers are counted; `iarproxy.metrics` is one."""
 
@@ -47,6 +63,10 @@ class Count(Protocol):
 
     def answered_many(self, *, kind: str, upstream: str, cache: str, count: int, sent: int) -> None:
         """`count` answers of the fast lane ended: status 2xx, outcome `sent`. `sent`: bytes of all their bodies."""
+        ...
+
+    def took(self, kind: str, seconds: float) -> None:
+        """One of those took so long that it is worth noting."""
         ...
 
 

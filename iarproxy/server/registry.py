@@ -13,23 +13,24 @@ import time
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, assert_never, cast
+from typing import TYPE_CHECKING, assert_never
 
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from iarproxy.errors import Malformed, Unsupported
-from iarproxy.mirror.answers import ManifestAnswer
-from iarproxy.oci import Digest, Repository, Tag
+from iarproxy.oci import Digest, Repository
 from iarproxy.oci.request import BlobTarget, Catalog, ManifestTarget, Ping, ReferrersTarget, TagsTarget, parse_request
 from iarproxy.oci.routing import Routes
 from iarproxy.server import access, contents
+from iarproxy.server.accounts import Accounts, Content
 from iarproxy.server.answer import Answer
-from iarproxy.server.connection import Connection, Done
+from iarproxy.server.connection import Done
 from iarproxy.server.errors import answer_error
 from iarproxy.server.exchange import Exchange
-from iarproxy.server.hot import HotLane, Known, Peek
-from iarproxy.server.ports import Count, Mirror
+from iarproxy.server.lane import Lane
+from iarproxy.server.ports import Count, Memory, Mirror, Uses
 from iarproxy.server.ranges import Part, select
+from iarproxy.server.ready import Kitchen
 from iarproxy.server.sending import KERNEL, Pace, Stalled
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ class RegistryFace:
         kernel: let the kernel copy file bytes where it can.
         log: where access records go; None: nowhere.
         count: where answers are counted; None: nowhere.
-        peek: what the mirror can answer without waiting; None: there is no hot lane.
+        uses: who is told what was served to whom; None: nobody.
+        memory: what the mirror can answer without waiting; None: there is no fast lane.
     """
 
     mirror: Mirror
@@ -60,7 +62,8 @@ class RegistryFace:
     kernel: bool = KERNEL
     log: access.Sink | None = None
     count: Count | None = None
-    peek: Peek | None = None
+    uses: Uses | None = None
+    memory: Memory | None = None
 
     def on(self, listener: str) -> Answering:
         """The handler of the listener whose address is `listener`."""
@@ -68,16 +71,28 @@ class RegistryFace:
 
 
 class Answering:
-    """Answers the requests of one listener.
+    """Answers the requests of one listener. To be closed when its last connection has ended.
 
     Attributes:
-        lane: its hot lane; None: there is none.
+        lane: its fast lane; None: there is none.
+        pace: what clients must take.
     """
 
     def __init__(self, face: RegistryFace, listener: str) -> None:
-        self._face, self._mirror = face, face.mirror
-        self._route = lru_cache(maxsize=_REMEMBERED)(partial(face.routes.repository, listener=listener))
-        self.lane = None if face.peek is None else HotLane(face.peek, self._account_hot)
+        self._face, self._mirror, self.pace = face, face.mirror, face.pace
+        self._accounts = Accounts(face.count, face.log, face.uses)
+        self._routed = lru_cache(maxsize=_REMEMBERED)(partial(face.routes.repository, listener=listener))
+        self.lane = None if face.memory is None else self._lane(face.memory)
+
+    def _lane(self, memory: Memory) -> Lane:
+        files, logs = self._face.kernel, self._face.log is not None
+        return Lane(Kitchen(memory, _read_target, self._route, files=files, logs=logs), self._accounts)
+
+    def close(self) -> None:
+        """Account for what was answered, and free what was ready."""
+        if self.lane is not None:
+            self.lane.close()
+        self._accounts.flush()
 
     async def __call__(self, request: BaseRequest) -> web.StreamResponse:
         """Answer one request, whatever happens; called by aiohttp."""
@@ -92,9 +107,9 @@ class Answering:
         except ConnectionError:
             exchange.cut("left")
         finally:
-            response = exchange.finish()
-            self._account(exchange, time.monotonic() - started)
-        return response
+            topic = exchange.topic(logged=self._face.log is not None)
+            self._accounts.answered(topic, exchange.client, exchange.outcome, time.monotonic() - started)
+        return exchange.finish()
 
     async def _answer_or_cut(self, exchange: Exchange) -> None:
         try:
@@ -136,9 +151,11 @@ class Answering:
             case _:
                 assert_never(asked.target)
 
+    def _route(self, name: str, namespace: str | None, host: str) -> Repository:
+        return self._routed(name, namespace=namespace, host=host if len(host) <= _MAX_HOST else "")
+
     def _repository(self, exchange: Exchange, name: str) -> Repository:
-        host = exchange.request.headers.get("Host", "")
-        repository = self._route(name, namespace=exchange.namespace, host=host if len(host) <= _MAX_HOST else "")
+        repository = self._route(name, exchange.namespace, exchange.request.headers.get("Host", ""))
         exchange.upstream = repository.registry
         return repository
 
@@ -150,7 +167,7 @@ class Answering:
             case ManifestTarget(wanted=wanted):
                 found = await self._mirror.manifest(repository, wanted)
                 exchange.cache = contents.state_of(found)
-                self._learn(exchange, repository, wanted)
+                exchange.content = Content(repository, wanted, found.descriptor.digest, is_manifest=True)
                 return contents.manifest(found, wanted, exchange.request.headers.get("If-None-Match"), shown)
             case TagsTarget():
                 return contents.tags(await self._mirror.tags(repository), target, exchange.namespace, shown)
@@ -168,63 +185,13 @@ class Answering:
             return await exchange.send(contents.blob(digest, size, None, shown, unchanged=unchanged))
         async with await self._mirror.blob(repository, digest) as body:
             exchange.cache = "hit" if body.cached else "miss"
+            exchange.content = Content(repository, digest, digest, is_manifest=False)
             chosen = select(_single(exchange.request, "Range"), headers.get("If-Range"), f'"{digest}"', body.size)
             part = chosen if isinstance(chosen, Part) else None
             start, stop = (part.start, part.stop) if part else (0, body.size)
             answer = contents.blob(digest, body.size, part, shown)
             await exchange.stream(answer, body.spans(start, stop), ready=body.cached)
         return None
-
-    def _learn(self, exchange: Exchange, repository: Repository, wanted: Tag | Digest) -> None:
-        """Let the hot lane answer this request from now on, if it is plain."""
-        request = exchange.request
-        head = cast("Connection", request.protocol).head
-        if self.lane is None or head is None or not request.keep_alive or request.version != HttpVersion11:
-            return
-        if "If-None-Match" in request.headers or "Upgrade" in request.headers:
-            return
-        facts = access.facts(exchange)
-        with_body = request.method == "GET"
-        self.lane.learn(head, Known(repository, wanted, exchange.namespace, with_body, facts))
-
-    def _account(self, exchange: Exchange, seconds: float) -> None:
-        if self._face.count is not None:
-            self._face.count.answered(
-                kind=_KINDS.get(type(exchange.target), "other"),
-                upstream=exchange.upstream,
-                status=exchange.status,
-                outcome=exchange.outcome,
-                cache=exchange.cache,
-                sent=exchange.body_bytes,
-                seconds=seconds,
-            )
-        if self._face.log is not None:
-            self._face.log(access.record(exchange, seconds))
-
-    def _account_hot(self, known: Known, found: ManifestAnswer, seconds: float) -> None:
-        cache, sent = contents.state_of(found), len(found.raw) if known.with_body else 0
-        if self._face.count is not None:
-            self._face.count.answered(
-                kind="manifest",
-                upstream=known.repository.registry,
-                status=200,
-                outcome="sent",
-                cache=cache,
-                sent=sent,
-                seconds=seconds,
-            )
-        if self._face.log is not None:
-            self._face.log({**known.facts, **access.result(200, sent, cache, "sent", seconds)})
-
-
-_KINDS: dict[type, str] = {
-    Ping: "ping",
-    Catalog: "catalog",
-    ManifestTarget: "manifest",
-    BlobTarget: "blob",
-    TagsTarget: "tags",
-    ReferrersTarget: "referrers",
-}
 
 
 def _has_body(request: BaseRequest) -> bool:

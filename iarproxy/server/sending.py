@@ -19,13 +19,14 @@ import struct
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iarproxy.errors import StoreUnavailable
 from iarproxy.mirror.answers import FileSpan
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from collections.abc import AsyncIterable, Callable
 
     from iarproxy.server.connection import Connection
 
@@ -45,17 +46,17 @@ class Pace:
 
     minimum: int = 64 * 1024
     window: float = 30.0
-    burst: int = 1024 * 1024
+    burst: int = 2 * 1024 * 1024
 
 
 class Wire:
-    """The way out to one client, for one answer. Close it when the answer is complete or given up.
+    """The way out to one client, for one answer.
 
     Attributes:
         sent: bytes handed to the transport or the kernel for this answer.
     """
 
-    __slots__ = ("_burst", "_connection", "_fd", "_kernel", "_pace", "_transport", "sent")
+    __slots__ = ("_burst", "_connection", "_kernel", "_pace", "_transport", "sent")
 
     def __init__(self, connection: Connection, pace: Pace, *, kernel: bool = KERNEL) -> None:
         transport = connection.transport
@@ -65,7 +66,6 @@ class Wire:
         self._transport = transport
         self._pace = pace
         self._kernel = kernel and transport.get_extra_info("sslcontext") is None
-        self._fd = -1
         self._burst = 0
         self.sent = 0
 
@@ -99,21 +99,8 @@ class Wire:
                 await self._copy(span)
 
     def cut(self, *, reset: bool) -> None:
-        """Break the connection, so that the client sees an incomplete body.
-
-        `reset` also drops what the kernel still holds for a client that does not read; without it the client gets
-        what was sent, which it may resume from.
-        """
-        if reset:
-            with suppress(OSError, AttributeError):
-                self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-        self._transport.abort()
-
-    def close(self) -> None:
-        """Release the duplicated descriptor."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Break the connection; see `cut`."""
+        cut(self._transport, reset=reset)
 
     async def _flushed(self) -> None:
         self._burst = 0
@@ -133,37 +120,27 @@ class Wire:
     async def _sendfile(self, span: FileSpan) -> None:
         if self._connection.writing_paused:
             await self._flushed()
-        if self._fd < 0:
-            self._fd = os.dup(self._transport.get_extra_info("socket").fileno())
-        pump = _Pump(self._transport, self._fd, span, self._pace.burst)
-        pump.push()
-        if not pump.done.done():
-            await self._pumped(pump)
-        self.sent += pump.moved
-        pump.done.result()
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pump = Pump(self._connection, span, self._pace, partial(_settle, ended))
+        pump.start()
+        if not ended.done():
+            self._burst = 0
+        try:
+            await ended
+        finally:
+            pump.stop()
+            self.sent += pump.moved
         await self._yield(pump.moved)
 
-    async def _pumped(self, pump: _Pump) -> None:
-        loop = asyncio.get_running_loop()
-        self._burst = 0
-        loop.add_writer(self._fd, pump.push)
-        try:
-            delivered = self._delivered(pump.moved)
-            while not (await asyncio.wait({pump.done}, timeout=self._pace.window))[0]:
-                delivered = self._progress(delivered, pump.moved)
-        finally:
-            loop.remove_writer(self._fd)
-
-    def _progress(self, before: int, moving: int = 0) -> int:
-        now = self._delivered(moving)
+    def _progress(self, before: int) -> int:
+        now = self._delivered()
         if now - before < self._pace.minimum:
             raise Stalled(f"the client took {now - before} bytes in {self._pace.window} s")
         return now
 
-    def _delivered(self, moving: int = 0) -> int:
+    def _delivered(self) -> int:
         """Bytes of this answer that the client's side has acknowledged, give or take a constant."""
-        queued = _unacknowledged(self._transport.get_extra_info("socket"))
-        return self.sent + moving - self._transport.get_write_buffer_size() - queued
+        return self.sent - self._transport.get_write_buffer_size() - _unacknowledged(self._transport)
 
     async def _yield(self, count: int) -> None:
         self._burst += count
@@ -182,45 +159,123 @@ async def gather(spans: AsyncIterable[FileSpan | bytes]) -> bytes:
     return b"".join(pieces)
 
 
-class _Pump:
-    """One span on its way through the kernel. `push` is called whenever the socket takes bytes."""
+class Pump:
+    """One span of a file on its way through the kernel, while the transport holds no bytes of its own.
 
-    __slots__ = ("_burst", "_fd", "_span", "_transport", "done", "moved")
+    It tells its end once, by `done`: None, or a ConnectionError (`Stalled` is one), OSError or StoreUnavailable;
+    perhaps before `start` returns.
 
-    def __init__(self, transport: asyncio.Transport, fd: int, span: FileSpan, burst: int) -> None:
-        self._transport, self._fd, self._span, self._burst = transport, fd, span, burst
+    Attributes:
+        moved: bytes that the kernel took.
+    """
+
+    __slots__ = (
+        *("_connection", "_delivered", "_done", "_fd", "_next", "_pace", "_span", "_timer", "_transport"),
+        "moved",
+    )
+
+    def __init__(
+        self, connection: Connection, span: FileSpan, pace: Pace, done: Callable[[Exception | None], None]
+    ) -> None:
+        transport = connection.transport
+        if transport is None:
+            raise ConnectionResetError("the client is gone")
+        self._connection, self._transport = connection, transport
+        self._span, self._pace, self._done = span, pace, done
+        self._fd = connection.tap.fileno()
+        self._next: asyncio.Handle | None = None  # the next turn, where the kernel may take more at once
+        self._timer: asyncio.TimerHandle | None = None  # set while the loop watches for the socket to take more
+        self._delivered = 0
         self.moved = 0
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def push(self) -> None:
-        if self.done.done():
-            return
+    def start(self) -> None:
+        """Send what can be sent now; the rest follows by itself."""
+        self._next = None
+        self._connection.pumping = self
         try:
             self._move()
         except BlockingIOError:
-            return
+            self._wait()
         except (OSError, StoreUnavailable) as error:
-            self.done.set_exception(error)
-            return
-        if self.moved == self._span.count:
-            self.done.set_result(None)
+            self._end(error)
+        else:
+            if self.moved == self._span.count:
+                self._end(None)
+            elif self._timer is None:
+                self._next = asyncio.get_running_loop().call_soon(self.start)
+
+    def stop(self) -> None:
+        """Send no more, and do not tell."""
+        self._connection.pumping = None
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        if self._timer is not None:
+            asyncio.get_running_loop().remove_writer(self._fd)
+            self._timer.cancel()
+            self._timer = None
+
+    def leave(self) -> None:
+        """The client is gone."""
+        self._end(ConnectionResetError("the client is gone"))
 
     def _move(self) -> None:
         if self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
         left = self._span.count - self.moved
-        count = os.sendfile(self._fd, self._span.fd, self._span.offset + self.moved, min(left, self._burst))
+        count = os.sendfile(self._fd, self._span.fd, self._span.offset + self.moved, min(left, self._pace.burst))
         if count == 0 and left:
             raise _too_short()
         self.moved += count
+
+    def _wait(self) -> None:
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            loop.add_writer(self._fd, self.start)
+            self._delivered = self.moved - _unacknowledged(self._transport)
+            self._timer = loop.call_later(self._pace.window, self._judge)
+
+    def _judge(self) -> None:
+        now = self.moved - _unacknowledged(self._transport)
+        if now - self._delivered < self._pace.minimum:
+            self._end(Stalled(f"the client took {now - self._delivered} bytes in {self._pace.window} s"))
+            return
+        self._delivered = now
+        self._timer = asyncio.get_running_loop().call_later(self._pace.window, self._judge)
+
+    def _end(self, error: Exception | None) -> None:
+        self.stop()
+        self._done(error)
+
+
+def cut(transport: asyncio.Transport, *, reset: bool) -> None:
+    """Break a connection, so that its client sees an incomplete body.
+
+    `reset` also drops what the kernel still holds for a client that does not read; without it the client gets what
+    was sent, which it may resume from.
+    """
+    if reset:
+        with suppress(OSError, AttributeError):
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
+    transport.abort()
+
+
+def _settle(ended: asyncio.Future[None], error: Exception | None) -> None:
+    if ended.done():
+        return
+    if error is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)
 
 
 def _too_short() -> StoreUnavailable:
     return StoreUnavailable("a stored file is shorter than its size says; `iarproxy store scrub` repairs it")
 
 
-def _unacknowledged(sock: socket.socket | None) -> int:
+def _unacknowledged(transport: asyncio.Transport) -> int:
     """Bytes in the socket's send queue; 0 where the system does not tell."""
+    sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None:
         return 0
     with suppress(OSError, ImportError, AttributeError):

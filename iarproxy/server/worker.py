@@ -34,6 +34,8 @@ from iarproxy.server.door import Door
 from iarproxy.server.faces import Build, Faces, ServeSettings, WorkerContext
 from iarproxy.server.limits import connection_limit
 from iarproxy.server.listeners import Listener, Role
+from iarproxy.server.registry import Answering
+from iarproxy.server.rehearsal import misfit
 
 if TYPE_CHECKING:
     from iarproxy.server.master import Application
@@ -148,7 +150,11 @@ async def _serve(
     leave: asyncio.Event,
     life: Callable[[], Coroutine[None, None, None]],
 ) -> None:
-    doors = [_door(faces, settings, each) for each in listeners if each.role is Role.REGISTRY]
+    answered = [(faces.registry(each.address), each) for each in listeners if each.role is Role.REGISTRY]
+    reason = await misfit()
+    if reason is not None:
+        _log.warning("the fast lane is off", reason=reason, remedy="install the aiohttp that iarproxy was tested with")
+    doors = [_door(answering, settings, each, fast=reason is None) for answering, each in answered]
     runners = [await _open_app(app, sock) for app, sock in _apps(faces, listeners)]
     for door in doors:
         door.open()
@@ -162,14 +168,16 @@ async def _serve(
         _log.warning("requests were cut at the graceful timeout", seconds=settings.graceful_timeout)
     for door in doors:
         await door.close()
+    for answering, _ in answered:
+        answering.close()
     for runner in runners:
         await runner.cleanup()
     beating.cancel()
 
 
-def _door(faces: Faces, settings: ServeSettings, listener: Listener) -> Door:
-    answering = faces.registry(listener.address)
-    server = RegistryServer(answering, lane=answering.lane, header_deadline=settings.header_deadline)
+def _door(answering: Answering, settings: ServeSettings, listener: Listener, *, fast: bool) -> Door:
+    lane = answering.lane if fast else None
+    server = RegistryServer(answering, lane=lane, pace=answering.pace, header_deadline=settings.header_deadline)
     return Door(listener.sock, server, connection_limit(settings.max_connections))
 
 

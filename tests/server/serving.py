@@ -225,7 +225,7 @@ async def serving(
     loop = asyncio.get_running_loop()
     face = RegistryFace(mirror, routes, pace=pace or Pace(), **settings)
     answering = face.on("the-listener")
-    server = RegistryServer(answering, lane=answering.lane, header_deadline=header_deadline)
+    server = RegistryServer(answering, lane=answering.lane, pace=answering.pace, header_deadline=header_deadline)
     if unix is not None:
         listener: Any = await loop.create_unix_server(server, str(unix))
         served = Served(0, server, str(unix))
@@ -237,6 +237,7 @@ async def serving(
     finally:
         listener.close()
         await server.shutdown(0.5)
+        answering.close()
         await listener.wait_closed()
 
 

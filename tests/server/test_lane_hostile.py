@@ -1,4 +1,4 @@
-"""The hot lane against clients that want its memory, or never read what they asked for."""
+"""The fast lane against clients that want its memory, or never read what they asked for."""
 
 from __future__ import annotations
 
@@ -6,32 +6,16 @@ import asyncio
 import socket
 from pathlib import Path
 
-from iarproxy.server.hot import MAX_BODY
 from serving import both_loops, read_reply, serving
-from test_hot import GET, HotMirror
-
-
-@both_loops
-async def test_a_large_manifest_takes_the_ordinary_path(tmp_path: Path) -> None:
-    """Threats T80: the lane keeps an answer per head, and heads cost a client nothing: only small ones are kept."""
-    mirror = HotMirror(tmp_path)
-    mirror.pin("docker.io/library/alpine:3", b"x" * (MAX_BODY + 1))
-    async with serving(mirror, peek=mirror.peek) as served:
-        reader, writer = await served.connect()
-        for _ in range(3):
-            await asyncio.sleep(0.01)
-            writer.write(GET)
-            await read_reply(reader)
-        writer.close()
-    assert 3 == len(mirror.asked)
+from test_lane import GET, MemoryMirror
 
 
 @both_loops
 async def test_a_client_that_takes_no_hot_answers_is_cut(tmp_path: Path) -> None:
     """Threats T72: who reads nothing is gone soon after the idle deadline, unsent bytes and all."""
-    mirror = HotMirror(tmp_path)
-    mirror.pin("docker.io/library/alpine:3", b"x" * MAX_BODY)
-    async with serving(mirror, peek=mirror.peek, header_deadline=0.5) as served:
+    mirror = MemoryMirror(tmp_path)
+    mirror.pin("docker.io/library/alpine:3", b"x" * 32_768)
+    async with serving(mirror, memory=mirror, header_deadline=0.5) as served:
         reader, writer = await served.connect()
         await asyncio.sleep(0.01)
         writer.write(GET)
@@ -47,6 +31,6 @@ async def test_a_client_that_takes_no_hot_answers_is_cut(tmp_path: Path) -> None
                 while not any(each.writing_paused for each in served.server.connections):
                     stalled.send(GET)
                     await asyncio.sleep(0.01)
-                assert 1 == len(mirror.asked)
+                assert [] == mirror.asked
                 while served.server.connections:
                     await asyncio.sleep(0.05)
