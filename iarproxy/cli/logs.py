@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 import sys
+from datetime import UTC, datetime
 
 import structlog
 from structlog.typing import Processor
+
+from iarproxy.server import access
 
 
 def configure_logging(level: int) -> None:
@@ -36,3 +39,10 @@ def configure_logging(level: int) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def access_sink() -> access.Sink:
+    """Where access records go: among the events, in their form."""
+    if sys.stderr.isatty():
+        return access.structlog_sink()
+    return access.json_sink(sys.stderr.buffer, lambda: datetime.now(UTC))

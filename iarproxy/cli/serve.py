@@ -14,13 +14,12 @@ from pathlib import Path
 
 import structlog
 
-from iarproxy.cli.logs import configure_logging
+from iarproxy.cli.logs import access_sink, configure_logging
 from iarproxy.cli.options import ConfigOption, load
 from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of, runtime_folder
 from iarproxy.config import Config
 from iarproxy.metrics import Metrics
 from iarproxy.mirror.chores import Chores
-from iarproxy.server import access
 from iarproxy.server.admin import AdminFace
 from iarproxy.server.faces import Faces, ServeSettings, WorkerContext
 from iarproxy.server.registry import RegistryFace
@@ -104,7 +103,7 @@ async def build(context: WorkerContext) -> Faces:
     config: Config = context.settings.config
     async with AsyncExitStack() as stack:
         metrics = Metrics.open(context.settings.metrics_dir)
-        rooms = await stack.enter_async_context(open_rooms(config, os.environ, metrics))
+        rooms = await stack.enter_async_context(open_rooms(config, os.environ, metrics, checked=True))
         elected = rooms.store.election("chores")
         stack.callback(elected.close)
         chores = Chores(rooms.store, rooms.ledger, rooms.mirror.drift, elected)
@@ -113,7 +112,7 @@ async def build(context: WorkerContext) -> Faces:
             rooms.mirror,
             routes_of(config),
             pace=Pace(window=config.server.stall_timeout.total_seconds()),
-            log=access.structlog_sink() if config.server.access_log else None,
+            log=access_sink() if config.server.access_log else None,
             count=metrics,
             uses=rooms.mirror,
             memory=rooms.mirror,
