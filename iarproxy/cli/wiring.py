@@ -104,6 +104,8 @@ async def open_rooms(
     config: Config,
     environment: Mapping[str, str] = os.environ,
     metrics: Metrics | None = None,
+    *,
+    checked: bool = False,
 ) -> AsyncIterator[Rooms]:
     """Open store, ledger and upstreams, and the mirror over them.
 
@@ -111,6 +113,7 @@ async def open_rooms(
         config: what to open.
         environment: of the process; only systemd's RUNTIME_DIRECTORY is read.
         metrics: count what happens; None: nobody looks.
+        checked: the structure of the ledger's file was checked just now, by whoever started this process.
 
     Raises:
         ConfigError: one of them cannot be used as it is; the message says what to do.
@@ -118,7 +121,9 @@ async def open_rooms(
     async with AsyncExitStack() as stack:
         store = Store.open(config.store.path, max_size=config.store.max_size)
         stack.push_async_callback(store.close)
-        ledger = await Ledger.open(config.ledger_path, store_identity=store.identity, store_is_empty=store.is_empty())
+        ledger = await Ledger.open(
+            config.ledger_path, store_identity=store.identity, store_is_empty=store.is_empty(), checked=checked
+        )
         stack.push_async_callback(ledger.close)
         counted = metrics or Metrics.open(None)
         folder = runtime_folder(store.identity, environment)

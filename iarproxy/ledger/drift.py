@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, assert_never
 
 import orjson
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, literal_column, select
 
 from iarproxy.errors import IarproxyError
 from iarproxy.ledger import journal, pins
@@ -31,7 +31,9 @@ _KINDS: dict[VerdictName, EventKind] = {
 }
 _NAME = [DRIFT.c[name] for name in TAG]
 _ROW = select(DRIFT).where(*where(DRIFT, *TAG))
-_UNSTEADY = select(*_NAME).where(DRIFT.c.verdict != "steady").order_by(*_NAME)
+_IS_UNSTEADY = DRIFT.c.verdict != literal_column("'steady'")  # no parameter: SQLite finds its partial index by this
+_UNSTEADY = select(*_NAME).where(_IS_UNSTEADY).order_by(*_NAME)
+_COUNT = select(func.count()).select_from(DRIFT).where(_IS_UNSTEADY)
 _DELETE = delete(DRIFT).where(*where(DRIFT, *TAG))
 _REPLACE = insert(DRIFT).prefix_with("OR REPLACE")
 _VERDICTS: dict[str, VerdictName] = {str(kind): verdict for verdict, kind in _KINDS.items()}
@@ -88,6 +90,12 @@ def drifting(connection: Connection) -> list[tuple[Pin, DriftState]]:
         state = state_of(connection, pin) if isinstance(pin, Pin) else None
         if isinstance(pin, Pin) and state is not None and state.verdict != "steady":
             found.append((pin, state))
+    return found
+
+
+def count(connection: Connection) -> int:
+    """How many pins there are whose tag upstream moved or took away; the cost does not grow with the number of pins."""
+    found: int = connection.execute(_COUNT).scalar_one()
     return found
 
 

@@ -68,6 +68,7 @@ class Ledger:
         store_is_empty: bool,
         now: Callable[[], datetime] = _utc_now,
         create: bool = True,
+        checked: bool = False,
         remembered: int = 100_000,
     ) -> Self:
         """The ledger at `path`, which is made where nothing can have been forgotten. To be called after the fork.
@@ -78,6 +79,7 @@ class Ledger:
             store_is_empty: whether the store holds no content; only then a missing ledger is made.
             now: the clock (aware).
             create: False refuses to make a ledger at all.
+            checked: the structure of the file was checked just now, by whoever started this process.
             remembered: how many pins are kept in memory.
 
         Raises:
@@ -92,6 +94,7 @@ class Ledger:
             store_is_empty=store_is_empty,
             now=now,
             create=create,
+            checked=checked,
         )
         ledger._thread = LedgerThread(opener, ledger._changed)
         await ledger._thread.start()
@@ -260,6 +263,10 @@ class Ledger:
                 self._keep(reference, outcome[1])
 
         return (await self._noting(reference, self._thread.write(work, kept=keep)))[0]
+
+    async def drift_count(self) -> int:
+        """How many pins there are whose tag upstream moved or took away."""
+        return await self._thread.read(drift.count)
 
     async def drifts(self) -> list[tuple[Pin, DriftState]]:
         """The pins whose tag upstream moved or took away."""

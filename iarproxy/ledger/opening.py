@@ -5,7 +5,8 @@ Rule 1: a missing or blank database is made only where nothing can have been for
 Rule 2: a database of another store, of an altered schema, or behind the journal file (an old backup) does not open.
 Rule 3: a journal file behind the database is brought up to it; a torn last line is written anew.
 Rule 4: the whole file's structure is checked (`quick_check`) while it is small: about 6 ms for each MB, so at most
-        0.4 s. A damaged row is no reason to refuse: its tag answers 503 and the rest is served.
+        0.4 s, and once a start: workers do not do it again. A damaged row is no reason to refuse: its tag answers 503
+        and the rest is served.
 """
 
 from __future__ import annotations
@@ -41,12 +42,14 @@ def open_database(
     store_is_empty: bool,
     now: Callable[[], datetime],
     create: bool = True,
+    checked: bool = False,
     wal: bool | None = None,
     disk: Disk = DISK,
 ) -> Database:
     """The ledger at `path`, checked, for the calling thread.
 
-    `wal` is for tests of the other journal mode; None: what suits the SQLite linked here.
+    `checked`: the file's structure was checked just now. `wal` is for tests of the other journal mode; None: what suits
+    the SQLite linked here.
 
     Raises:
         ConfigError: when it is missing, foreign, altered or older than the journal file; says what to do.
@@ -66,7 +69,7 @@ def open_database(
             if schema.is_blank(connection):
                 _may_make(path, look(path.with_name(NAME)), store_is_empty=store_is_empty, create=create)
                 found_ledger(connection, store_identity, now)
-            _insist_sound(path, connection, store_identity)
+            _insist_sound(path, connection, store_identity, checked=checked)
             outside = undo.enter_context(closing(JournalFile(path.with_name(NAME), disk)))
             _reconcile(path, connection, outside)
             database = Database(path, connection, lock, outside, now, wal=wal)
@@ -104,8 +107,8 @@ def _or_no_start() -> Iterator[None]:
         raise ConfigError(text if "iarproxy ledger" in text else f"{text}; {WAY_OUT}") from damaged
 
 
-def _insist_sound(path: Path, connection: Connection, store_identity: str) -> None:
-    if path.stat().st_size <= _SMALL and (problems := structure_problems(connection)):
+def _insist_sound(path: Path, connection: Connection, store_identity: str, *, checked: bool) -> None:
+    if not checked and path.stat().st_size <= _SMALL and (problems := structure_problems(connection)):
         raise LedgerDamaged(f"the ledger {path} is damaged: {problems[0].splitlines()[0][:200]}")
     with transaction(connection, "IMMEDIATE"):
         schema.upgrade(connection)

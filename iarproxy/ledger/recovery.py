@@ -188,6 +188,9 @@ def _verified(path: Path, connection: Connection) -> Head:
 
 def _sound(source: Path, fresh: Path, connection: Connection) -> Head:
     try:
+        if not schema.is_blank(connection):
+            with transaction(connection, "IMMEDIATE"):
+                schema.upgrade(connection)  # the backup may be of an older iarproxy
         return _verified(fresh, connection)
     except LedgerDamaged as damaged:
         raise ConfigError(f"the backup {source} is not used: {damaged}") from damaged

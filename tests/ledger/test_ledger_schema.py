@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 import stat
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from iarproxy.errors import ConfigError
-from ledger_world import SOURCE, content, dump, opened, sql, tag
+from iarproxy.ledger import restore
+from iarproxy.trust import Steady, Vanished
+from ledger_world import SOURCE, STORE, content, dump, opened, sql, tag
 
 COLUMNS = (
     "registry, repository, tag, revision, digest, media_type, size, pinned_at, source, previous_digest, reason, "
@@ -143,6 +146,46 @@ async def test_a_newer_schema_does_not_open(pinned: Path) -> None:
     with pytest.raises(ConfigError, match="newer"):
         async with opened(pinned, empty=False):
             pass
+
+
+def make_older(path: Path) -> None:
+    """What the first released schema was."""
+    sql(path, "DROP INDEX drift_unsteady")
+    sql(path, "PRAGMA user_version = 1")
+
+
+async def test_an_older_schema_is_brought_forward(pinned: Path) -> None:
+    """A ledger, or a backup, of an older iarproxy gains what it lacks, and keeps what it has."""
+    make_older(pinned)
+    backup_of_the_old(pinned)
+    async with opened(pinned, empty=False) as ledger:
+        assert [content("one")] == [pin.descriptor for pin in await ledger.pins()]
+        assert (await ledger.verify()).ok
+    await restore(pinned, pinned.parent / "backup", store_identity=STORE, actor="ann", reason="a test")
+    async with opened(pinned, empty=False) as ledger:
+        assert [content("one")] == [pin.descriptor for pin in await ledger.pins()]
+
+
+def backup_of_the_old(path: Path) -> None:
+    """As an older iarproxy made it: this one would not verify it."""
+    target = path.parent / "backup"
+    target.mkdir()
+    for name in ("ledger.db", "journal.jsonl"):
+        shutil.copy(path.with_name(name), target / name)
+
+
+async def test_the_unsteady_are_found_without_a_walk(pinned: Path) -> None:
+    """What `/metrics` asks at each scrape does not grow with the number of pins that were checked."""
+    async with opened(pinned, empty=False) as ledger:
+        for number in range(20):
+            reference = tag(f"v{number}")
+            await ledger.add(reference, content("one"), SOURCE)
+            await ledger.record_check(reference, Steady(content("one").digest), None, {})
+        gone = Vanished(content("one").digest)
+        await ledger.record_check(tag("v3"), gone, None, {})
+        assert 1 == await ledger.drift_count() == len(await ledger.drifts())
+        plan = "EXPLAIN QUERY PLAN SELECT count(*) FROM drift WHERE verdict != 'steady'"
+    assert "drift_unsteady" in str(sql(pinned, plan))
 
 
 async def test_values_have_the_declared_types(pinned: Path) -> None:

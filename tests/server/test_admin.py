@@ -75,6 +75,9 @@ class FakeRooms:
     async def summary(self, _: TagReference) -> UseSummary:
         return self.used
 
+    async def drift_count(self) -> int:
+        return len(await self.drifts())
+
     async def drifts(self) -> list[tuple[Pin, DriftState]]:
         return [(pin, self.state) for pin in reversed(self.all[3:])]
 
