@@ -56,39 +56,46 @@ def read_head(data: bytes) -> Plain | None:
         return None
     if not reader.complete or not parser.should_keep_alive() or parser.get_http_version() != "1.1":
         return None
-    return reader.plain(with_body=parser.get_method() == b"GET")
+    return _plain(reader, with_body=parser.get_method() == b"GET")
 
 
 class _Reader:
     """What the parser calls."""
 
-    __slots__ = ("complete", "fields", "target", "twice")
+    __slots__ = ("complete", "fields", "target")
 
     def __init__(self) -> None:
         self.target = b""
-        self.fields: dict[bytes, bytes] = {}
-        self.twice = False
+        self.fields: list[tuple[bytes, bytes]] = []
         self.complete = False
 
     def on_url(self, url: bytes) -> None:
         self.target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
-        self.twice = self.twice or (name in self.fields and name not in _MAY_REPEAT)
-        self.fields[name] = value.strip(b" \t")
+        self.fields.append((name.lower(), value))
 
     def on_message_complete(self) -> None:
         self.complete = True
 
-    def plain(self, *, with_body: bool) -> Plain | None:
-        if self.twice or not _NOT_PLAIN.isdisjoint(self.fields) or not self.fields.get(b"host"):
-            return None
-        if self.fields.get(b"connection", b"keep-alive").lower() != b"keep-alive":
-            return None
-        host, *others = (self._text(name) for name in (b"host", b"range", b"if-range", b"user-agent"))
-        return Plain(with_body, self.target.decode("ascii"), host or "", *others)
 
-    def _text(self, name: bytes) -> str | None:
-        value = self.fields.get(name)
-        return None if value is None else value.decode("ascii")
+def _plain(reader: _Reader, *, with_body: bool) -> Plain | None:
+    fields = dict(reader.fields)
+    if len(fields) != len(reader.fields) and _comes_twice(reader.fields):
+        return None
+    host = _value(fields.get(b"host"))
+    if not host or not _NOT_PLAIN.isdisjoint(fields):
+        return None
+    if fields.get(b"connection", b"keep-alive").strip(b" \t").lower() != b"keep-alive":
+        return None
+    asked, condition, agent = fields.get(b"range"), fields.get(b"if-range"), fields.get(b"user-agent")
+    return Plain(with_body, reader.target.decode("ascii"), host, _value(asked), _value(condition), _value(agent))
+
+
+def _comes_twice(fields: list[tuple[bytes, bytes]]) -> bool:
+    once = [name for name, _ in fields if name not in _MAY_REPEAT]
+    return len(once) != len(set(once))
+
+
+def _value(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.strip(b" \t").decode("ascii")
