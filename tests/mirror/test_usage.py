@@ -158,12 +158,12 @@ async def test_a_failure_in_the_middle_repeats_nothing() -> None:
             await keeper.record(batch)
 
     usage = Usage(Breaking(), every=NEVER)
-    usage.note([served(Tag(f"t{each}")) for each in range(1700)])
+    usage.note([served(Tag(f"t{each}")) for each in range(3400)])
     await usage.flush()
-    assert [500, 500] == keeper.batches
+    assert [1000, 1000] == keeper.batches
     keeper.batches.append(0)
     await usage.close()
-    assert (1700, {1}) == (keeper.count, {use.count for use in keeper.kept.values()})
+    assert (3400, {1}) == (keeper.count, {use.count for use in keeper.kept.values()})
 
 
 async def test_memory_is_bounded_while_the_ledger_is_away() -> None:
