@@ -108,14 +108,11 @@ def refuse(raw: dict[str, Any]) -> None:
     """
     if raw["errors"]:
         raise Failed(f"{raw['complaint']} ({raw['errors']} wrong answers, {raw['requests']} right ones)")
-    if not raw["requests"] and not raw["bytes"]:
-        raise Failed("no answer in time")
 
 
 def sample_of(raw: dict[str, Any], used: float, everybody: float) -> Sample:
     """The numbers that tables are made of. `used`: the server's processor seconds; `everybody`: the machine's."""
     seconds = raw["seconds"]
-    latency, first = raw["latency_us"], raw["first_byte_us"]
     sample = {
         "requests_per_second": raw["requests"] / seconds,
         "bytes_per_second": raw["bytes"] / seconds,
@@ -125,12 +122,11 @@ def sample_of(raw: dict[str, Any], used: float, everybody: float) -> Sample:
         "others_share": max(0.0, everybody - used - raw["cpu_seconds"]) / seconds,
         "reconnects": raw["reconnects"],
         "silent": raw["silent"],
-        "p50_us": latency["p50"],
-        "p99_us": latency["p99"],
-        "max_us": latency["max"],
-        "first_byte_p50_us": first["p50"],
-        "first_byte_p99_us": first["p99"],
     }
+    if raw["requests"]:
+        latency, first = raw["latency_us"], raw["first_byte_us"]
+        sample |= {"p50_us": latency["p50"], "p99_us": latency["p99"], "max_us": latency["max"]}
+        sample |= {"first_byte_p50_us": first["p50"], "first_byte_p99_us": first["p99"]}
     if used > 0:
         sample["requests_per_cpu"] = raw["requests"] / used
         sample["bytes_per_cpu"] = raw["bytes"] / used

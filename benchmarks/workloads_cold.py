@@ -15,7 +15,7 @@ from benchmarks.load import Load, Running, outcome_of
 from benchmarks.measure import Sample, Series, interleaved, refuse, settle, timed
 from benchmarks.peers import Server
 from benchmarks.plan import Plan, Work
-from benchmarks.processes import cpu_seconds
+from benchmarks.processes import Failed, cpu_seconds
 
 NAME = "library/cold"
 ROUNDS = 3
@@ -152,6 +152,8 @@ class Ingest:
             ingest.close()
         refuse(came)
         settle(server)
+        if "p99_us" not in idle or "p99_us" not in busy:
+            raise Failed("no answer in the time of a run")
         return busy | {
             "idle_p50_us": idle["p50_us"],
             "idle_p99_us": idle["p99_us"],

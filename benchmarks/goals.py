@@ -1,0 +1,98 @@
+"""The goals that the data plane was given, and whether the results reach them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from benchmarks.results import Found, Shown, plain, size, span, times
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Goal:
+    """`least`: the value must not be smaller than the target; else not larger. `value` None: not measured."""
+
+    work: str
+    target: float
+    value: float | None
+    least: bool = True
+    show: Shown = times
+
+    @property
+    def wanted(self) -> str:
+        return f"{'>=' if self.least else '<='} {self.show(self.target)}"
+
+    @property
+    def verdict(self) -> str:
+        """In words: reached, or short by how much."""
+        if self.value is None:
+            return "not measured"
+        if (self.value >= self.target) if self.least else (self.value <= self.target):
+            return "reached"
+        part = self.value / self.target if self.least else self.target / max(self.value, 1e-9)
+        return (
+            f"**short**: {part:.0%} of the way"
+            if self.least
+            else f"**short**: {1 / max(part, 1e-9):.2g} times the goal"
+        )
+
+
+def goals(found: Found) -> Iterator[Goal]:
+    """Every goal, with what was measured."""
+    yield from _against(found, "manifest-get", "hot manifest by tag", "requests", {"nginx": 1.5, "drayage": 6})
+    yield from _against(found, "manifest-get", "hot manifest by tag", "requests", {"docker-registry-cache": 100})
+    ours = {"nginx": 1.0, "drayage": 20, "docker-registry": 20, "docker-registry-cache": 20}
+    yield from _against(found, "blob64k", "64 KiB blob", "requests", ours)
+    for work, words in (("blob4m", "4 MiB blob"), ("blob256m", "256 MiB blob")):
+        yield from _against(found, work, words, "bytes", {"nginx": 1.0, "docker-registry": 1.5, "drayage": 10})
+    p99 = found.value("ingest-p99", "iarproxy", "p99_ratio")
+    yield Goal("p99 of a hot manifest while a large cold blob comes in, to its idle p99", 3, p99, least=False)
+    yield from _cold(found)
+    yield from _memory(found)
+    yield from _growth(found)
+
+
+def _against(found: Found, work: str, words: str, unit: str, peers: dict[str, float]) -> Iterator[Goal]:
+    for peer, target in peers.items():
+        value = found.ratio(work, f"{unit}_per_cpu", peer)
+        yield Goal(f"{words}, {unit} per CPU-second, to {peer}", target, value)
+
+
+def _cold(found: Found) -> Iterator[Goal]:
+    first, direct = (found.value("cold-first", each, "first_byte_p50_us") for each in ("iarproxy", "direct"))
+    late = first - direct if first is not None and direct is not None else None
+    yield Goal("cold blob, first byte later than upstream's by", 5000, late, least=False, show=span)
+    speed, straight = (found.value("cold-blob", each, "bytes_per_second") for each in ("iarproxy", "direct"))
+    bound = min(each for each in (straight, found.sha256(), float("inf")) if each is not None)
+    yield Goal(
+        "cold blob, throughput to the slower of direct and one core's sha256", 0.9, speed / bound if speed else None
+    )
+    for work in ("herd-1000", "herd-100"):
+        copies = found.value(work, "iarproxy", "upstream_ratio")
+        if copies is not None:
+            yield Goal(f"{found.title(work)}: upstream bytes", 1.0, round(copies, 3), least=False)
+            failed = found.value(work, "iarproxy", "failures")
+            yield Goal(f"{found.title(work)}: failures", 0, failed, least=False, show=plain)
+
+
+def _memory(found: Found) -> Iterator[Goal]:
+    idle = found.value("memory", "iarproxy", "idle_worker")
+    yield Goal("memory of an idle worker", 60 * _MIB, idle, least=False, show=size)
+    each = found.value("memory", "iarproxy", "per_connection")
+    yield Goal("memory of an idle connection", 10 * 1024, each, least=False, show=size)
+    large, small = (found.value("memory", "iarproxy", name) for name in ("cold_1g", "cold_4m"))
+    flat = large / small if large and small else None
+    yield Goal("memory flat in blob size: peak at 1 GiB cold, to 4 MiB cold", 1.1, flat, least=False)
+
+
+def _growth(found: Found) -> Iterator[Goal]:
+    grown = found.raw.get("growth", {})
+    most = grown.get("1000000", {})
+    yield Goal("start with 10^6 blobs and pins, to the first answer", 2e6, _first_answer(most), least=False, show=span)
+
+
+def _first_answer(grown: dict[str, float]) -> float | None:
+    value = grown.get("start_seconds")
+    return None if value is None else value * 1e6
