@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import assert_never
+from typing import TypeAlias, assert_never
 
 import structlog
 
@@ -39,6 +39,10 @@ from iarproxy.upstream import Upstreams
 
 log = structlog.get_logger("iarproxy.mirror")
 
+_REMEMBERED = 10_000  # followed tags
+
+Seen: TypeAlias = tuple[Descriptor, datetime]  # what a followed tag offered, and when
+
 
 class Manifests:
     """Resolves tags and digests to verified manifests."""
@@ -60,7 +64,8 @@ class Manifests:
         self._now = now
         self._on_first_pin = on_first_pin
         self._pinning: InFlight[Reference, Pin] = InFlight(group=upstream_of)
-        self._following: InFlight[Reference, tuple[Descriptor, datetime]] = InFlight(group=upstream_of)
+        self._following: InFlight[Reference, Seen] = InFlight(group=upstream_of)
+        self._seen: dict[TagReference, Seen] = {}  # what followed tags offered; as true as the ledger, until it is old
 
     async def close(self) -> None:
         """End what is under way for nobody any more."""
@@ -91,13 +96,34 @@ class Manifests:
                 found = self._documents.peek(repository, wanted)
                 return None if found is None else ManifestAnswer(repository, found.descriptor, found.raw, ByDigest())
             case Tag():
-                return self._peek_pinned(TagReference(repository, wanted))
+                return self._peek_tag(TagReference(repository, wanted))
             case _:
                 assert_never(wanted)
 
-    def _peek_pinned(self, reference: TagReference) -> ManifestAnswer | None:
+    def _peek_tag(self, reference: TagReference) -> ManifestAnswer | None:
         rule = rule_for(reference, self._rules)
-        pin = self._ledger.peek(reference) if rule.mode is Mode.PIN else None
+        match rule.mode:
+            case Mode.PIN:
+                return self._peek_pinned(reference, rule)
+            case Mode.FOLLOW:
+                return self._peek_followed(reference, rule)
+            case Mode.REFUSE:
+                return None
+            case _:
+                assert_never(rule.mode)
+
+    def _peek_followed(self, reference: TagReference, rule: TagRule) -> ManifestAnswer | None:
+        known = self._seen.get(reference)
+        if known is None or not self._is_fresh(known, rule):
+            return None
+        manifest = self._documents.peek(reference.repository, known[0].digest)
+        return None if manifest is None else _followed_answer(reference, known, manifest, stale=False, cached=True)
+
+    def _is_fresh(self, known: Seen, rule: TagRule) -> bool:
+        return self._now() - known[1] < rule.ttl
+
+    def _peek_pinned(self, reference: TagReference, rule: TagRule) -> ManifestAnswer | None:
+        pin = self._ledger.peek(reference)
         if pin is None:
             return None
         drift = self._ledger.peek_drift(reference)
@@ -145,9 +171,11 @@ class Manifests:
         return pin
 
     async def _followed(self, reference: TagReference, rule: TagRule) -> ManifestAnswer:
-        known = await self._ledger.followed(reference)
+        known = self._seen.get(reference)
+        if known is None or not self._is_fresh(known, rule):
+            known = await self._ledger.followed(reference)
         stale = False
-        fresh = known is not None and self._now() - known[1] < rule.ttl
+        fresh = known is not None and self._is_fresh(known, rule)
         if not fresh:
             try:
                 known = await self._following.once(reference, lambda: self._refresh(reference))
@@ -156,12 +184,16 @@ class Manifests:
                     raise
                 stale = True
         assert known is not None  # noqa: S101  # either it was known, or refreshing returned it or raised
-        descriptor, since = known
-        manifest = await self._documents.by_digest(DigestReference(reference.repository, descriptor.digest))
-        standing = Followed(since, stale)
-        return ManifestAnswer(reference.repository, descriptor, manifest.raw, standing, cached=fresh or stale)
+        self._note(reference, known)
+        manifest = await self._documents.by_digest(DigestReference(reference.repository, known[0].digest))
+        return _followed_answer(reference, known, manifest, stale=stale, cached=fresh or stale)
 
-    async def _refresh(self, reference: TagReference) -> tuple[Descriptor, datetime]:
+    def _note(self, reference: TagReference, known: Seen) -> None:
+        self._seen[reference] = known
+        if len(self._seen) > _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+
+    async def _refresh(self, reference: TagReference) -> Seen:
         """What upstream says the tag is now. A HEAD that names what we hold verified saves the GET, and its quota."""
         upstream = self._upstreams[reference.repository.registry]
         known = await self._ledger.followed(reference)
@@ -174,6 +206,13 @@ class Manifests:
             descriptor = (await self._documents.admit(reference.repository, fetched)).descriptor
         await self._ledger.set_followed(reference, descriptor)
         return descriptor, self._now()
+
+
+def _followed_answer(
+    reference: TagReference, known: Seen, manifest: Manifest, *, stale: bool, cached: bool
+) -> ManifestAnswer:
+    descriptor, since = known
+    return ManifestAnswer(reference.repository, descriptor, manifest.raw, Followed(since, stale), cached=cached)
 
 
 def _pinned_answer(pin: Pin, drift: DriftState | None, manifest: Manifest, *, cached: bool) -> ManifestAnswer:

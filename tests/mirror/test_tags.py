@@ -159,6 +159,18 @@ async def test_follow_asks_again_when_the_time_to_live_is_over(tmp_path: Path, r
         assert await world.ledger.pin_of(world.reference("latest")) is None
 
 
+async def test_a_followed_tag_is_peeked_until_its_time_to_live_is_over(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Memory answers for a followed tag what `manifest` answers, as long as that asks nobody."""
+    rule = {"match": "**:latest", "mode": "follow", "ttl": "1h"}
+    async with a_world(tmp_path, registry, tags=[rule]) as world:
+        registry.content.publish("team/app", "latest", small_image(1))
+        assert world.mirror.peek(world.repository(), Tag("latest")) is None
+        await world.tag("latest")
+        assert await world.tag("latest") == world.mirror.peek(world.repository(), Tag("latest"))
+        world.clock.advance(timedelta(hours=2))
+        assert world.mirror.peek(world.repository(), Tag("latest")) is None
+
+
 async def test_follow_serves_the_last_word_while_upstream_is_away(tmp_path: Path, registry: FakeRegistry) -> None:
     """A followed tag is served stale, and says so, when upstream cannot be asked."""
     rule = {"match": "**", "mode": "follow", "ttl": "1m"}
