@@ -51,6 +51,13 @@ ALL = [
     Hot("manifest-head", "HEAD of a manifest by tag, 64 connections", "manifest-tag", 64, options=("--method", "HEAD")),
     *_at("manifest-tag", "manifest-get", "GET of a manifest by tag", [64, 1, 8, 1000]),
     Hot("manifest-unique", "the same, every request with a head of its own", "manifest-tag", 64, options=("--unique",)),
+    Hot(
+        "manifest-reconnect",
+        "the same, every request on a connection of its own",
+        "manifest-tag",
+        8,
+        options=("--header", "Connection: close"),
+    ),
     *_at("manifest-digest", "manifest-digest", "GET of a manifest by digest", [64]),
     *_at("4k", "blob4k", "blob of 4 KiB", [64]),
     *_at("64k", "blob64k", "blob of 64 KiB", [64, 1, 8, 1000]),
@@ -79,7 +86,9 @@ def load_of(workload: Hot, image: Image) -> Load:
     target = targets[workload.what]
     options = workload.options
     length = MIB if "--range" in options else target.size
-    return Load(paths=(target.path,), connections=workload.connections, options=(*options, "--length", str(length)))
+    once = () if "Connection: close" in options else ("--ask",)
+    options = (*options, *once, "--length", str(length))
+    return Load(paths=(target.path,), connections=workload.connections, options=options)
 
 
 def _targets(image: Image) -> dict[str, Stored]:
@@ -111,7 +120,8 @@ class Hall:
             settle(server)
             return sample | {"upstream_requests": self.stage.source.since(mark, quiet=0.02).requests}
 
-        return interleaved(self.servers, rounds, once)
+        usual = "-c" not in workload.name  # further crowds of clients need no more than a few rounds
+        return interleaved(self.servers, rounds if usual else min(rounds, 3), once)
 
 
 def warmed(stage: Stage, skipped: dict[str, str]) -> Hall:

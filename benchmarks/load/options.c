@@ -22,7 +22,7 @@ static const char USAGE[] =
     "  --status N        the expected status (200)       --length N     the expected Content-Length of each PATH\n"
     "  --paths FILE      more paths: lines `PATH [LENGTH]`\n"
     "  --spread S        herd: start within S (0)        --timeout S    give the whole run up (120)\n"
-    "  --ask             idle: one request on each connection first\n"
+    "  --ask             closed, idle: one request on each connection first; closed: which does not count\n"
     "  --wait            print `ready` when connected, and begin (idle: end) at a line on standard input\n";
 
 struct wishes {

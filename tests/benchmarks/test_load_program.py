@@ -93,6 +93,14 @@ def test_opens_a_closed_connection_again(program: Path) -> None:
     assert (3, 0, 3) == (found["requests"], found["errors"], found["reconnects"])
 
 
+def test_answers_before_the_start_do_not_count(program: Path) -> None:
+    """With --ask each connection has one answer first, which is sent and not counted."""
+    found = asked(program, always(OK), "--connections", "2", "--ask", "--requests", "3")
+    assert (3, 15, 5) == (found["requests"], found["bytes"], len(found["heads"]))
+    wrong = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+    assert asked(program, lambda number: [OK if number else wrong], "--ask", "--requests", "1")["faults"]["status"]
+
+
 def test_expects_no_body_to_head(program: Path) -> None:
     """HEAD is answered with a length and no bytes; a body behind it is a fault."""
     bodiless = OK.removesuffix(b"hello")
