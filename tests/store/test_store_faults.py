@@ -112,6 +112,37 @@ async def test_running_ingests_count(open_store: OpenStore) -> None:
     assert second.starts == []
 
 
+async def test_room_that_is_gone_when_the_size_is_told(open_store: OpenStore) -> None:
+    """Two blobs of unknown size, which together have no room: the second to tell its size ends, though bytes came."""
+    one, two = await open_store(max_size=MIB), await open_store(max_size=MIB)
+    first, second = (Source(some_bytes(700_000, seed), chunk=20_000, pause=0.01, hold=1) for seed in range(2))
+    first.gate.clear()
+    second.gate.clear()
+    asked = [asyncio.create_task(body_of(s.follow(b.digest, None, b.fetch))) for s, b in ((one, first), (two, second))]
+    await asyncio.sleep(0.2)
+    first.gate.set()
+    second.gate.set()
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["StoreFull", "bytes"]
+    await settled(one)
+    await settled(two)
+    assert (await one.stats()).bytes == 700_000
+    assert leftovers(one) == []
+
+
+async def test_a_full_disk_counts_more_than_a_broken_upstream(open_store: OpenStore) -> None:
+    """Where both fail at once nothing is resumed: upstream would be asked for bytes that have no place."""
+    disk = FaultyDisk()
+    store = await open_store(disk=disk)
+    disk.fail = {"write": (disk.calls["write"] + 2, errno.ENOSPC)}
+    source = Source(some_bytes(300_000), chunk=100_000, cuts=[200_000])
+    with pytest.raises(StoreFull):
+        await body_of(store.follow(source.digest, None, source.fetch))
+    assert source.starts == [0]
+    await settled(store)
+    assert leftovers(store) == []
+
+
 async def test_dead_leftovers_make_room(open_store: OpenStore) -> None:
     """Before anything is refused, what no living leader holds is removed."""
     store = await open_store(max_size=MIB)
