@@ -1,6 +1,7 @@
 """What was served to whom, gathered in memory until the ledger keeps it.
 
-Rule 1: `note` is for the loop: it merges into a table of at most `limit` entries, and neither waits nor raises.
+Rule 1: `note` is for the loop: it takes what it is given and merges it in small slices later, between other work, into
+        a table of at most `limit` entries. It neither waits nor raises.
 Rule 2: a ledger that is busy or away loses nothing as long as the table has room: what could not be recorded is merged
         with what came since. Beyond that the entries that were used the longest ago leave, and are counted as lost.
 Rule 3: it is recorded some seconds later, a little at a time; a worker that is killed loses those seconds.
@@ -10,6 +11,7 @@ Rule 4: clients are told apart for manifests only, and only where the configurat
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +28,8 @@ from iarproxy.oci import Digest, Repository, Tag
 EVERY = 5.0  # seconds
 _LIMIT = 20_000  # entries, of about 300 bytes; twice as many while they are recorded
 _ROOM = 0.1  # of the limit: so much leaves at once, so that it happens seldom
-_BATCH = 1000  # uses recorded in one transaction
+_BATCH = 500  # uses recorded in one transaction
+_SLICE = 200  # entries merged at once: less than a millisecond
 _LAST = 5.0  # seconds for what is left when the worker ends
 
 log = structlog.get_logger("iarproxy.usage")
@@ -68,25 +71,24 @@ class Usage:
         self._keeper = keeper
         self._clients = clients
         self._every, self._limit, self._last = every, limit, last
+        self._inbox: deque[Served] = deque()
         self._table: dict[Key, _Tally] = {}
         self._turn = asyncio.Lock()
+        self._slice: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = self._failing = False
 
     def note(self, served: Iterable[Served]) -> None:
         """Take note of what was served."""
-        clients = self._clients
-        for each in served:
-            wanted = each.wanted if each.is_manifest else None
-            client = each.client if each.is_manifest and clients else None
-            self._merge((each.repository, wanted, each.digest, client), each.at, each.at, each.count)
-        self._bound()
+        self._inbox.extend(served)
+        self._take(len(self._inbox) - self._limit)
         self._wind()
 
     async def flush(self) -> None:
         """Record what was noted until now; where that fails, it is kept and tried again later."""
         async with self._turn:
+            self._take(len(self._inbox))
             waiting, self._table = self._table, {}
             try:
                 while batch := dict(islice(waiting.items(), _BATCH)):
@@ -103,8 +105,9 @@ class Usage:
     async def close(self) -> None:
         """Record the rest, before the deadline."""
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for handle in (self._slice, self._timer):
+            if handle is not None:
+                handle.cancel()
         try:
             async with asyncio.timeout(self._last):
                 await self.flush()
@@ -115,6 +118,20 @@ class Usage:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+
+    def _take(self, count: int) -> None:
+        """Merge the next `count` entries of the inbox into the table."""
+        for _ in range(count):
+            each = self._inbox.popleft()
+            wanted = each.wanted if each.is_manifest else None
+            client = each.client if each.is_manifest and self._clients else None
+            self._merge((each.repository, wanted, each.digest, client), each.at, each.at, each.count)
+        self._bound()
+
+    def _take_slice(self) -> None:
+        self._slice = None
+        self._take(min(_SLICE, len(self._inbox)))
+        self._wind()
 
     def _merge(self, key: Key, first: datetime, last: datetime, count: int) -> None:
         found = self._table.get(key)
@@ -142,8 +159,14 @@ class Usage:
         return lost
 
     def _wind(self) -> None:
-        if self._table and self._timer is None and not self._closed:
-            self._timer = asyncio.get_running_loop().call_later(self._every, self._start)
+        """See to it that what is in the inbox is merged soon, and what is in the table is recorded later."""
+        if self._closed:
+            return
+        loop = asyncio.get_running_loop()
+        if self._inbox and self._slice is None:
+            self._slice = loop.call_soon(self._take_slice)
+        if (self._inbox or self._table) and self._timer is None:
+            self._timer = loop.call_later(self._every, self._start)
 
     def _start(self) -> None:
         self._task = asyncio.create_task(self._flush_and_wind(), name="uses")
