@@ -19,7 +19,6 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
@@ -45,18 +44,25 @@ _LAST_WORD = 5.0  # seconds that a client gets to take the answer to what was no
 Handler = Callable[["BaseRequest"], Awaitable[web.StreamResponse]]
 
 
-@dataclass(slots=True)
 class Done:
-    """What aiohttp gets back: an answer that is on the wire already (`late` empty) or that is written now."""
+    """What aiohttp gets back: an answer that is on the wire already (`late` empty) or that is written now.
 
-    keep_alive: bool
-    late: bytes = b""
+    `connection`: where the answer went; None: it is the last one there.
+    """
+
+    def __init__(self, connection: Connection | None = None, *, late: bytes = b"") -> None:
+        self._connection, self._late = connection, late
+
+    @property
+    def keep_alive(self) -> bool:
+        """Read by aiohttp in the turn in which it begins to wait for the next request, which may never come."""
+        return self._connection is not None and not self._connection.has_heard_all
 
     async def prepare(self, request: BaseRequest) -> None:
         """Called by aiohttp."""
         transport = request.transport
-        if self.late and transport is not None:
-            transport.write(self.late)
+        if self._late and transport is not None:
+            transport.write(self._late)
             if cast("Connection", request.protocol).writing_paused:
                 asyncio.get_running_loop().call_later(_LAST_WORD, transport.abort)
 
@@ -107,7 +113,12 @@ class Connection(RequestHandler):
     def ends(self) -> bool:
         """Whether the answer that begins now is the last one: the server leaves, or the client has no more to ask."""
         server = cast("RegistryServer | None", self._manager)
-        return server is None or server.draining or (self.half_closed and not self._messages)
+        return server is None or server.draining or self.has_heard_all
+
+    @property
+    def has_heard_all(self) -> bool:
+        """Whether no request can come any more."""
+        return self.half_closed and not self._messages
 
     @property
     def idle(self) -> bool:
@@ -229,7 +240,8 @@ class Connection(RequestHandler):
         transport = self.transport
         if transport is None or self._encrypted:
             return None
-        if self._messages or self._current_request is not None or self._outgoing is not None:
+        answering = self._waiter is None and self._request_count > 0
+        if self._messages or answering or self._outgoing is not None:
             self.half_closed = True
             return True
         if self._paused:
@@ -287,7 +299,7 @@ class Connection(RequestHandler):
         else:
             self.logger.error("the server failed outside its handler", exc_info=exc)
             answer = malformed_http(500, "iarproxy: internal error; the log holds the reason")
-        return Done(keep_alive=False, late=_bytes_of(answer)).as_response()
+        return Done(late=_bytes_of(answer)).as_response()
 
 
 class RegistryServer(web.Server):

@@ -116,7 +116,7 @@ class Exchange:
 
     def finish(self) -> web.StreamResponse:
         """What aiohttp gets back."""
-        return Done(self._keep_alive).as_response()
+        return Done(cast("Connection", self.request.protocol) if self._keep_alive else None).as_response()
 
     def _head(self, answer: Answer) -> bytes:
         if cast("Connection", self.request.protocol).ends:

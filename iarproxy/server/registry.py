@@ -98,7 +98,7 @@ class Answering:
         """Answer one request, whatever happens; called by aiohttp."""
         started = time.monotonic()
         if request.transport is None:
-            return Done(keep_alive=False).as_response()
+            return Done().as_response()
         exchange = Exchange(request, self._face.pace, kernel=self._face.kernel)
         try:
             await self._answer_or_cut(exchange)

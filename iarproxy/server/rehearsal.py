@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from iarproxy.server.connection import Connection, Done, RegistryServer
 
@@ -24,7 +24,8 @@ _TURNS = 20  # of the loop; aiohttp needs three
 _FAR = 3600.0  # seconds
 _USED = (
     *("_current_request", "_keepalive_handle", "_keepalive_timeout", "_loop", "_manager", "_messages"),
-    *("_next_keepalive_close_time", "_paused", "_process_keepalive", "_resume_transport_reading", "_waiter"),
+    *("_next_keepalive_close_time", "_paused", "_process_keepalive", "_request_count", "_resume_transport_reading"),
+    "_waiter",
 )
 
 
@@ -87,9 +88,9 @@ class _Stage:
 
 
 def _server(kind: type[Connection], held: asyncio.Event) -> RegistryServer:
-    async def answer(_: BaseRequest) -> web.StreamResponse:
+    async def answer(request: BaseRequest) -> web.StreamResponse:
         await held.wait()
-        return Done(keep_alive=True, late=b"answered").as_response()
+        return Done(cast("Connection", request.protocol), late=b"answered").as_response()
 
     class Rehearsing(RegistryServer):
         def __call__(self) -> Connection:

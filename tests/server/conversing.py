@@ -1,0 +1,152 @@
+"""One conversation, byte for byte the same, with a server that has the fast lane and with one that has none.
+
+Rule 1: what a client sends is a list of packets; between two of them the loop turns a given number of times, so that
+        the servers read them apart (the kernel's loopback delivers at once), in whatever state they are then.
+Rule 2: a conversation ends with a last request that asks to close, or with a half-close; then all that comes back is
+        read until the server closes. So "the connection stays open" is the answer to the last request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from iarproxy.oci import Digest
+from iarproxy.oci.routing import Routes
+from serving import HUB, FakeMirror, Served, serving
+from test_lane import MemoryMirror
+
+PATIENCE = 20.0  # seconds until the server must have closed
+_SETTLED = 0.05  # seconds after which a client that has no end yet says that it will send no more
+_ARRIVED = 5  # turns of the loop in which a new connection is ready for its first request
+ROUTES = Routes(frozenset({HUB, "ghcr.io", "registry.example.com:5000"}), HUB, {"bound.test": "ghcr.io"})
+LAST = b"GET /v2/ HTTP/1.1\r\nHost: last\r\nConnection: close\r\n\r\n"
+_DATE = re.compile(rb"\r\nDate: [^\r]*")
+
+SMALL = bytes(range(256)) * 20  # in memory
+MIDDLE = b"middle" * 2000  # in a file, and small enough for the ordinary path to read it at once
+LARGE = b"large" * 20_000  # in a file
+NAMES = ("docker.io/library/alpine", "ghcr.io/library/alpine", "ghcr.io/a/b", "registry.example.com:5000/a/b")
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What one client does.
+
+    Attributes:
+        packets: what it sends at once, and how many turns of the loop it waits before it sends more.
+        half_close: it ends with a half-close, not with a last request.
+        fresh: the lane forgets what it knew, and accounts, after it.
+    """
+
+    packets: tuple[tuple[bytes, int], ...]
+    half_close: bool = False
+    fresh: bool = True
+
+
+@dataclass
+class Side:
+    """One of the two servers, and what it logged."""
+
+    served: Served
+    mirror: FakeMirror
+    records: list[tuple[tuple[str, Any], ...]] = field(default_factory=list)
+
+    async def hear(self, talk: Talk) -> bytes:
+        """Everything that comes back."""
+        with socket.socket() as client:
+            client.setblocking(False)  # noqa: FBT003  # the socket's own signature
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", self.served.port))
+            hearing = asyncio.create_task(_hear(client))
+            await _turn(_ARRIVED)
+            for packet, turns in talk.packets:
+                await _say(client, packet)
+                await _turn(turns)
+            if not talk.half_close:
+                await _say(client, LAST)
+                await asyncio.wait([hearing], timeout=_SETTLED)
+            with suppress(OSError):  # gone already
+                client.shutdown(socket.SHUT_WR)
+            async with asyncio.timeout(PATIENCE):
+                return await hearing
+
+    def accounted(self) -> Counter[tuple[tuple[str, Any], ...]]:
+        """What was logged since this was asked."""
+        if self.served.server.lane is not None:
+            self.served.server.lane.close()
+        records, self.records[:] = Counter(self.records), []
+        return records
+
+
+@dataclass
+class Pair:
+    """A server with the fast lane, and one without."""
+
+    fast: Side
+    slow: Side
+    blobs: Mapping[str, Digest]
+    manifest: Digest
+
+    async def agree(self, talk: Talk) -> bytes:
+        """What both answered, without dates; it is an error if that differs."""
+        fast, slow = await asyncio.gather(self.fast.hear(talk), self.slow.hear(talk))
+        heard = [_DATE.sub(b"", each) for each in (fast, slow)]
+        if talk.half_close:  # whether the answer says that it is the last depends on what the server reads first
+            heard = [each.replace(b"\r\nConnection: close\r\n", b"\r\n") for each in heard]
+        same = heard[1] == heard[0]
+        if talk.fresh or not same:
+            accounts = self.slow.accounted(), self.fast.accounted()
+            assert accounts[0] == accounts[1] or not same, heard
+        assert same, heard
+        return heard[0]
+
+
+@asynccontextmanager
+async def pair(folder: Path) -> AsyncIterator[Pair]:
+    """Two servers that hold the same."""
+    mirrors = [MemoryMirror(folder), MemoryMirror(folder)]
+    blobs: dict[str, Digest] = {}
+    for mirror in mirrors:
+        for name in NAMES:
+            manifest = mirror.pin(f"{name}:3")
+            mirror.pin(f"{name}:drifted", offered=Digest.of(b"other"))
+            mirror.pin(f"{name}:long", b'{"long":"%s"}' % (b"x" * 9000))
+        for kind, data in {"small": SMALL, "middle": MIDDLE, "large": LARGE, "empty": b""}.items():
+            blobs[kind] = mirror.add(data)
+        mirror.small[blobs["small"]] = SMALL
+    records: list[list[Any]] = [[], []]
+    async with (
+        serving(mirrors[0], memory=mirrors[0], routes=ROUTES, log=lambda each: _keep(records[0], each)) as fast,
+        serving(mirrors[1], routes=ROUTES, log=lambda each: _keep(records[1], each)) as slow,
+    ):
+        yield Pair(Side(fast, mirrors[0], records[0]), Side(slow, mirrors[1], records[1]), blobs, manifest)
+
+
+def _keep(records: list[tuple[tuple[str, Any], ...]], record: Mapping[str, Any]) -> None:
+    records.append(tuple((name, value) for name, value in record.items() if name != "duration_ms"))
+
+
+async def _turn(turns: int) -> None:
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def _say(client: socket.socket, packet: bytes) -> None:
+    with suppress(OSError):  # the server has closed: what it answered counts
+        await asyncio.get_running_loop().sock_sendall(client, packet)
+
+
+async def _hear(client: socket.socket) -> bytes:
+    heard = bytearray()
+    with suppress(ConnectionResetError):  # closed with bytes of ours unread
+        while data := await asyncio.get_running_loop().sock_recv(client, 1 << 18):
+            heard += data
+    return bytes(heard)
