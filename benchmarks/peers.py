@@ -71,7 +71,7 @@ def start(peer: Peer, scratch: Path, source: int, content: Content) -> Server:
 def all_peers(tools: Path, iarproxy: Path, against: Path | None) -> list[Peer]:
     """Every server that can be compared, in the order of the tables."""
     debian, third = "docker-registry", str(tools / "registry")
-    other = [_iarproxy("against", f"iarproxy ({against})", against, 1)] if against else []
+    other = [_iarproxy("against", "iarproxy, the other checkout", against, 1)] if against else []
     return [
         _iarproxy("iarproxy", "iarproxy, 1 worker", iarproxy, 1),
         _iarproxy("iarproxy2", "iarproxy, 2 workers", iarproxy, 2),
@@ -79,13 +79,13 @@ def all_peers(tools: Path, iarproxy: Path, against: Path | None) -> list[Peer]:
         Peer("nginx", "nginx, static files", lambda s: files(s.folder, s.port, s.content), _needs("nginx")),
         Peer(
             "nginx-open",
-            "nginx, static files, open_file_cache",
+            "nginx, with open_file_cache",
             lambda s: files(s.folder, s.port, s.content, keep_open=True),
             _needs("nginx"),
         ),
         Peer(
             "nginx2",
-            "nginx, static files, 2 workers",
+            "nginx, 2 workers",
             lambda s: files(s.folder, s.port, s.content, workers=2),
             _needs("nginx"),
         ),

@@ -78,7 +78,9 @@ def _plots(found: Found, folder: Path) -> Iterator[str]:
         for server in found.servers(work):
             value = found.value(work, server, metric)
             if value is not None:
-                rows.append(Bar(server, value, _note(found, work, metric, server), server.startswith(OURS)))
+                rows.append(
+                    Bar(found.label(server), value, _note(found, work, metric, server), server.startswith(OURS))
+                )
         title = found.title(work)
         yield save(folder, work, bars(title[0].upper() + title[1:], _UNDER[metric], rows, show))
 

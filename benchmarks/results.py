@@ -28,6 +28,10 @@ class Found:
     def title(self, work: str) -> str:
         return str(self.raw["workloads"][work]["title"])
 
+    def label(self, server: str) -> str:
+        """The server's name as people would say it."""
+        return str(self.raw.get("servers", {}).get(server, server))
+
     def servers(self, work: str) -> list[str]:
         return list(self.raw["workloads"].get(work, {}).get("servers", {}))
 

@@ -108,7 +108,8 @@ def run(options: argparse.Namespace) -> None:
     peers = [peer for peer in known if not servers or peer.name in servers]
     with Arena.open() as arena:
         facts = machine.facts(options.tools, options.iarproxy, arena.scratch)
-        session = Session(arena, peers, only, plan, {"machine": facts, "workloads": {}})
+        titles = {peer.name: peer.title for peer in known}
+        session = Session(arena, peers, only, plan, {"machine": facts, "servers": titles, "workloads": {}})
         try:
             _measure(session)
         finally:

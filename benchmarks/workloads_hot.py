@@ -108,6 +108,8 @@ class Hall:
     def run(self, workload: Hot, rounds: int, seconds: float) -> dict[str, Series]:
         """The samples of every server."""
         load = load_of(workload, self.image)
+        if "-c" in workload.name:  # further crowds of clients need no more than this
+            rounds, seconds = min(rounds, 3), min(seconds, 1.5)
         first = replace(load, options=(*load.options, "--seconds", "0.2"))
         load = replace(load, options=(*load.options, "--seconds", str(seconds)))
 
@@ -120,8 +122,7 @@ class Hall:
             settle(server)
             return sample | {"upstream_requests": self.stage.source.since(mark, quiet=0.02).requests}
 
-        usual = "-c" not in workload.name  # further crowds of clients need no more than a few rounds
-        return interleaved(self.servers, rounds if usual else min(rounds, 3), once)
+        return interleaved(self.servers, rounds, once)
 
 
 def warmed(stage: Stage, skipped: dict[str, str]) -> Hall:
