@@ -28,7 +28,8 @@ class Series:
     failure: str | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {"samples": self.samples, "failure": self.failure}
+        samples = [{name: float(f"{value:.5g}") for name, value in sample.items()} for sample in self.samples]
+        return {"samples": samples, "failure": self.failure}
 
 
 def median(samples: Sequence[Sample], metric: str) -> float | None:

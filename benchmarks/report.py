@@ -58,9 +58,6 @@ def _goals(found: Found) -> Iterator[str]:
 def _machine(found: Found) -> Iterator[str]:
     machine = found.raw["machine"]
     facts = {key: value for key, value in machine.items() if key != "versions"} | machine["versions"]
-    speed = found.sha256()
-    if speed is not None:
-        facts["sha256 of one core"] = f"{size(speed)}/s"
     yield "## Machine and versions\n"
     yield tables.table(["", ""], ([key.replace("_", " "), str(value)] for key, value in facts.items()))
     left_out = found.raw.get("skipped", {})
@@ -77,7 +74,7 @@ def _plots(found: Found, folder: Path) -> Iterator[str]:
         rows = []
         for server in found.servers(work):
             value = found.value(work, server, metric)
-            if value is not None:
+            if value is not None:  # a server without a value has no bar; its table says why
                 rows.append(
                     Bar(found.label(server), value, _note(found, work, metric, server), server.startswith(OURS))
                 )

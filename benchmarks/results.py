@@ -54,11 +54,6 @@ class Found:
     def ratio(self, work: str, metric: str, peer: str, ours: str = OURS) -> float | None:
         return ratio(self.samples(work, ours), self.samples(work, peer), metric)
 
-    def sha256(self) -> float | None:
-        """Bytes a second of one core, as measured through the run."""
-        speeds = sorted(self.raw.get("sha256_bytes_per_second", []))
-        return float(speeds[len(speeds) // 2]) if speeds else None
-
 
 Shown = Callable[[float], str]
 

@@ -6,6 +6,7 @@ import argparse
 import importlib
 import importlib.util
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,6 @@ def _hot(session: Session) -> None:
 
 def _staged(session: Session, work: Work) -> None:
     plan = session.plan
-    session.found.setdefault("sha256_bytes_per_second", []).append(machine.sha256_speed())
     with session.arena.stage(session.peers, lambda content: work.prepare(content, plan), session.skipped) as stage:
         session.keep(work.name, work.title(plan), work.kind, work.run(stage, plan))
 
@@ -175,7 +175,7 @@ def _finish(session: Session, options: argparse.Namespace, *, whole: bool) -> No
     if not whole and results.exists():
         found = _merged(json.loads(results.read_text()), found)
     results.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(found, indent=1) + "\n"
+    text = re.sub(r"\{[^{}]*\}", lambda each: " ".join(each[0].split()), json.dumps(found, indent=1)) + "\n"
     for folder in (session.arena.scratch, _ROOT):  # what a server says may name them; nobody else needs to
         text = text.replace(f"{folder}/", "")
     results.write_text(text)
