@@ -34,7 +34,7 @@ from iarproxy.oci import Digest
 from iarproxy.store.claim import clear, discard
 from iarproxy.store.disk import translated
 from iarproxy.store.means import Means
-from iarproxy.store.opening import Begun, admit
+from iarproxy.store.opening import Begun, admit, note
 from iarproxy.store.part import Part, Pipe
 from iarproxy.store.progress import Progress
 from iarproxy.store.state import Failure, LockFile, Record, State
@@ -172,6 +172,8 @@ class Leader:
                 await pipe.finish()  # where the store failed too, that is the reason, and there is nothing to resume
                 raise
             await pipe.finish()
+            if part.agrees and self._record.size in (None, part.length):
+                self._progress.agree(part.length)  # before the transfer is closed: that takes a while
         if self._record.size is not None and part.length < self._record.size:
             told = f"upstream ended after {part.length} of {self._record.size} bytes"
             raise UpstreamUnavailable(told, digest=str(self._digest))
@@ -218,8 +220,11 @@ class Leader:
         return asyncio.create_task(self._admit(size))
 
     async def _admit(self, size: int | None) -> None:
-        granted = await self._means.threads.quick(admit, self._means, self._lock, self._record, size)
-        self._record, self._room = granted
+        if size == self._record.reserved:  # room for just that is granted already
+            await self._means.threads.quick(note, self._lock, self._record)
+        else:
+            granted = await self._means.threads.quick(admit, self._means, self._lock, self._record, size)
+            self._record, self._room = granted
 
     def _tell(self, part: Part) -> None:
         self._progress.grow(part.length, self._record.size)
@@ -236,7 +241,7 @@ class Leader:
     async def _agree(self, part: Part) -> None:
         self._progress.agree(part.length)
         self._record = replace(self._record, state=State.AGREED, size=part.length, reserved=part.length)
-        await self._means.threads.quick(self._lock.write, self._record)
+        await self._means.threads.quick(note, self._lock, self._record)
 
     async def _publish(self, part: Part) -> None:
         try:

@@ -114,6 +114,18 @@ def admit(means: Means, lock: LockFile, record: Record, size: int | None) -> Gra
     return Granted(replace(record, reserved=size or 0), room)
 
 
+def note(lock: LockFile, record: Record) -> None:
+    """Write `record`. Blocking.
+
+    Raises:
+        StoreUnavailable: the disk fails.
+    """
+    try:
+        lock.write(record)
+    except OSError as error:
+        raise translated(error, "writing the record of an ingest") from error
+
+
 def _admit(means: Means, lock: LockFile, record: Record, size: int | None) -> int:
     try:
         return means.space.admit(lock, record, size)

@@ -159,6 +159,7 @@ class Pipe:
         self._written = written
         self._batch: list[bytes] = []
         self._waiting = 0
+        self._bound = 0  # nothing is taken beside the first batch, so that nothing delays it
         self._more = asyncio.Event()
         self._room = asyncio.Event()
         self._closing = False
@@ -177,7 +178,7 @@ class Pipe:
         self._more.set()
         if self._hashing.waiting > AHEAD:
             await self._until(lambda: self._hashing.waiting <= AHEAD // 2)  # then go on in larger steps
-        await self._until(lambda: self._waiting <= BOUND)
+        await self._until(lambda: self._waiting <= self._bound)
         self._check()
 
     async def finish(self) -> None:
@@ -224,6 +225,7 @@ class Pipe:
             await self._append(batch)
         finally:
             self._waiting -= len(batch)
+            self._bound = BOUND
             self._written()
             self._room.set()
 

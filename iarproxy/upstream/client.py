@@ -30,8 +30,7 @@ T = TypeVar("T")
 
 USER_AGENT = f"iarproxy/{iarproxy.__version__}"
 
-_READ = 2**16  # bytes that are read ahead of the consumer of an answer: its first ones should not wait for more
-_READ_ON = 2**18  # the same, once the first ones are taken
+_READ = 2**16  # bytes that are read ahead of the consumer of an answer: its first ones do not wait for more
 _MAX_FIELD = 16_384  # bytes of one header field: signed URLs are long
 _MAX_FIELDS = 128
 _MAX_DRAINED = 16_384  # bytes of a body that nobody wants
@@ -169,7 +168,6 @@ class Client:
             UpstreamTimeout, UpstreamUnavailable: it broke off or stalled.
         """
         piece = await self._guarded(response.content.readany())
-        response.content.set_read_chunk_size(_READ_ON)
         self._meter.received(self.name, len(piece))
         return piece
 

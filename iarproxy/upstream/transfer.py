@@ -21,6 +21,7 @@ from iarproxy.upstream.client import Client
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.ASCII)
 _OK, _PARTIAL = 200, 206
+_READ_ON = 2**18  # bytes that are read ahead once so many have come: larger steps take less of the loop
 
 
 class Transfer:
@@ -49,6 +50,8 @@ class Transfer:
             at += len(piece)
             if self.size is not None and at > self.size:
                 raise UpstreamWrong(f"{self._client.name} sends more than the {self.size} bytes that it announced")
+            if at - self.offset >= _READ_ON:
+                self._response.content.set_read_chunk_size(_READ_ON)
             yield piece
         if self.size is not None and at != self.size:
             text = f"{self._client.name} sent {at - self.offset} of {self.size - self.offset} bytes and broke off"
