@@ -86,6 +86,7 @@ class Connection(RequestHandler):
     __slots__ = (
         "_emptied",
         "_encrypted",
+        "_fed",
         "_heard",
         "_lane",
         "_outgoing",
@@ -100,6 +101,7 @@ class Connection(RequestHandler):
         super().__init__(server, **settings)
         self._emptied: asyncio.Future[None] | None = None
         self._encrypted = False
+        self._fed = False  # aiohttp was given bytes
         self._heard = False
         self._split = False  # what aiohttp was fed may end within a request
         self._lane: Lane | None = None
@@ -145,7 +147,8 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Bytes came: the fast lane's, where it knows the answer, else aiohttp's."""
         lane = self._lane
-        if lane is None or self._waiter is None or self._paused or self._split or self._messages:
+        resting = self._waiter is not None or not self._fed  # a new one's data may come before aiohttp's task runs
+        if lane is None or not resting or self._paused or self._split or self._messages:
             self._ordinary(data)
             return
         ready = lane.ready.get(data) or lane.find(data)
@@ -154,6 +157,7 @@ class Connection(RequestHandler):
             self._ordinary(data)
             return
         now = self._loop.time()
+        self._heard = True
         self._next_keepalive_close_time = now + self._keepalive_timeout
         if ready.file is not None:
             self._send_file(transport, ready, ready.file)
@@ -163,8 +167,17 @@ class Connection(RequestHandler):
         else:
             transport.write(ready.head)
         lane.hit(ready.topic, self.client, now)
+        if ready.closes:
+            self._close_flushed(transport)
+
+    def _close_flushed(self, transport: asyncio.Transport) -> None:
+        """Close when the client has taken everything, or when it had its time for that."""
+        if self._paused:
+            self._loop.call_later(cast("RegistryServer", self._manager).pace.window, transport.abort)
+        self.force_close()
 
     def _ordinary(self, data: bytes) -> None:
+        self._fed = True
         if data:
             self._split = not data.endswith(b"\r\n\r\n")
             if not self._heard:
@@ -220,7 +233,9 @@ class Connection(RequestHandler):
             server.lane.sent(outgoing.topic(), self.client, outgoing.outcome, now - outgoing.started, now)
         if transport is None:
             return
-        if outgoing.outcome == "sent":
+        if outgoing.outcome == "sent" and outgoing.closes:
+            self._close_flushed(transport)
+        elif outgoing.outcome == "sent":
             self._next_keepalive_close_time = now + self._keepalive_timeout
             self._resume_transport_reading()
         else:

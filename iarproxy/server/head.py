@@ -2,8 +2,8 @@
 
 Rule 1: the shape is checked before the parser sees it: printable ASCII, CRLF at each line's end, no folded line, at
         most 32 fields. What is odd but legal is left to aiohttp, which also answers what is wrong.
-Rule 2: a head that could mean more than "send me this" is not plain: a body, a condition, an upgrade, an expectation,
-        a close, HTTP/1.0, or a field twice that should come once.
+Rule 2: a head that could mean more than "send me this" (and close) is not plain: a body, a condition, an upgrade, an
+        expectation, a target that is no path, HTTP/1.0, or a field twice that should come once.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 import httptools
 
 MAX_HEAD = 4096  # bytes
-_SHAPE = re.compile(rb"(GET|HEAD) [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n){1,32}\r\n")
+_SHAPE = re.compile(rb"(GET|HEAD) /[!-~]* HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~]*\r\n){1,32}\r\n")
 _NOT_PLAIN = frozenset(
     b"content-length transfer-encoding trailer te upgrade expect http2-settings proxy-connection keep-alive"
-    b" if-match if-none-match if-modified-since if-unmodified-since".split()
+    b" sec-websocket-key1 if-match if-none-match if-modified-since if-unmodified-since".split()
 )
 _MAY_REPEAT = frozenset((b"accept",))  # Go sends one line a type
 
@@ -27,11 +27,13 @@ class Plain(NamedTuple):
 
     Attributes:
         with_body: GET; else HEAD.
+        closes: the connection ends with the answer.
         target: as sent.
         host, range, if_range, agent: the values of these fields; None: not sent.
     """
 
     with_body: bool
+    closes: bool
     target: str
     host: str
     range: str | None
@@ -54,7 +56,7 @@ def read_head(data: bytes) -> Plain | None:
         parser.feed_data(data)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return None
-    if not reader.complete or not parser.should_keep_alive() or parser.get_http_version() != "1.1":
+    if not reader.complete or parser.get_http_version() != "1.1":
         return None
     return _plain(reader, with_body=parser.get_method() == b"GET")
 
@@ -86,10 +88,11 @@ def _plain(reader: _Reader, *, with_body: bool) -> Plain | None:
     host = _value(fields.get(b"host"))
     if not host or not _NOT_PLAIN.isdisjoint(fields):
         return None
-    if fields.get(b"connection", b"keep-alive").strip(b" \t").lower() != b"keep-alive":
+    connection = fields.get(b"connection", b"keep-alive").strip(b" \t").lower()
+    if connection not in (b"keep-alive", b"close"):
         return None
-    asked, condition, agent = fields.get(b"range"), fields.get(b"if-range"), fields.get(b"user-agent")
-    return Plain(with_body, reader.target.decode("ascii"), host, _value(asked), _value(condition), _value(agent))
+    asked, condition, agent = (_value(fields.get(name)) for name in (b"range", b"if-range", b"user-agent"))
+    return Plain(with_body, connection == b"close", reader.target.decode("ascii"), host, asked, condition, agent)
 
 
 def _comes_twice(fields: list[tuple[bytes, bytes]]) -> bool:

@@ -64,6 +64,11 @@ class Outgoing:
         """The client is gone."""
         self._end(ConnectionResetError("the client is gone"))
 
+    @property
+    def closes(self) -> bool:
+        """Whether the connection ends with it."""
+        return self._ready.closes
+
     def topic(self) -> Topic:
         """What is accounted for."""
         return self._ready.topic if self.outcome == "sent" else replace(self._ready.topic, sent=self._pump.moved)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from iarproxy.errors import IarproxyError
-from iarproxy.mirror.answers import HeldBlob
 from iarproxy.oci import Digest, Repository, Tag
 from iarproxy.oci.request import BlobTarget, ManifestTarget, Ping, RegistryRequest
 from iarproxy.server import access, contents
@@ -51,12 +50,14 @@ class Ready:
     """A whole answer: `head` (with the body behind it, where that is short), then `body`, or `count` bytes of `file`.
 
     Attributes:
+        closes: the connection ends with it.
         body: empty where there is nothing more to send from memory.
         file: None: the answer is in memory.
         start, count: which bytes of the file.
     """
 
     topic: Topic
+    closes: bool
     head: bytes
     body: bytes = b""
     file: OpenFile | None = None
@@ -130,7 +131,10 @@ class Kitchen:
         content = Content(repository, digest, digest, is_manifest=False)
         start, stop = (part.start, part.stop) if part else (0, held.size)
         topic = Topic("blob", repository.registry, "hit", answer.status, stop - start, facts, content)
-        return _bytes_of(held, start, stop, answer, topic)
+        if held.raw is not None:
+            return _joined(plain, topic, answer, held.raw[start:stop])
+        file = OpenFile(held.open())
+        return Ready(topic, plain.closes, _head(plain, answer), b"", file, start, stop - start)
 
     def _facts(self, plain: Plain, asked: RegistryRequest, upstream: str) -> Facts:
         if not self.logs:
@@ -147,14 +151,13 @@ class Kitchen:
 
 
 def _whole(plain: Plain, answer: Answer, topic: Topic) -> Ready:
-    return _joined(topic, answer.head(), answer.body if plain.with_body else b"")
+    return _joined(plain, topic, answer, answer.body if plain.with_body else b"")
 
 
-def _joined(topic: Topic, head: bytes, body: bytes) -> Ready:
-    return Ready(topic, head + body) if len(body) <= _JOINED else Ready(topic, head, body)
+def _joined(plain: Plain, topic: Topic, answer: Answer, body: bytes) -> Ready:
+    head = _head(plain, answer)
+    return Ready(topic, plain.closes, *((head + body,) if len(body) <= _JOINED else (head, body)))
 
 
-def _bytes_of(held: HeldBlob, start: int, stop: int, answer: Answer, topic: Topic) -> Ready:
-    if held.raw is not None:
-        return _joined(topic, answer.head(), held.raw[start:stop])
-    return Ready(topic, answer.head(), b"", OpenFile(held.open()), start, stop - start)
+def _head(plain: Plain, answer: Answer) -> bytes:
+    return answer.head("close" if plain.closes else "")

@@ -114,6 +114,11 @@ async def _comes(state: Callable[[], bool]) -> bool:
     return False
 
 
+async def _at_once(stage: _Stage) -> bool:
+    connection = stage.connection
+    return connection._current_request is None and not connection._messages and connection._request_count == 0
+
+
 async def _at_first(stage: _Stage) -> bool:
     return await _comes(lambda: stage.connection.idle)
 
@@ -156,6 +161,7 @@ def _closes(stage: _Stage, seconds: float) -> bool:
 
 
 _SCENES = (
+    (_at_once, "that a new connection was asked nothing"),
     (_at_first, "that a new connection waits for its first request"),
     (_half_asked, "that half a request is no request"),
     (_asked, "that a request has come"),
