@@ -27,7 +27,7 @@ async def test_in_every_state_of_the_server(tmp_path: Path, *, lane: bool) -> No
         for request, answers in ((GET, 1), (GET * 3, 3), (GET + GET[:20], 1), (b"", 0)):
             for turns in range(8):
                 heard = await Side(served, mirror).hear(Talk(((request, turns),), half_close=True))
-                assert answers == heard.count(b"HTTP/1.1 200 OK"), (turns, heard)
+                assert answers == heard.data.count(b"HTTP/1.1 200 OK"), (turns, heard)
 
 
 @LANE
