@@ -91,10 +91,11 @@ def _memory(found: Found) -> Iterator[Goal]:
 
 def _growth(found: Found) -> Iterator[Goal]:
     grown = found.raw.get("growth", {})
-    most = grown.get("1000000", {})
-    yield Goal("start with 10^6 blobs and pins, to the first answer", 2e6, _first_answer(most), least=False, show=span)
-
-
-def _first_answer(grown: dict[str, float]) -> float | None:
-    value = grown.get("start_seconds")
-    return None if value is None else value * 1e6
+    few, most = grown.get("1000", {}), grown.get("1000000", {})
+    start = most.get("start_seconds")
+    value = None if start is None else start * 1e6
+    yield Goal("start with 10^6 blobs and pins, to the first answer", 2e6, value, least=False, show=span)
+    for fact, words in (("tag_one", "one name"), ("tag_many", "10,000 names"), ("blob_many", "10,000 blobs")):
+        here, there = (each.get(f"{fact}_per_cpu_second") for each in (few, most))
+        flat = there / here if here and there else None
+        yield Goal(f"hits of {words} per CPU-second with 10^6 blobs and pins, to 10^3", 0.9, flat)

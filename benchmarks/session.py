@@ -32,6 +32,7 @@ class Session:
     peers: list[Peer]
     only: list[str]
     plan: Plan
+    iarproxy: Path
     found: dict[str, Any]
     skipped: dict[str, str] = field(default_factory=dict)
 
@@ -110,7 +111,14 @@ def run(options: argparse.Namespace) -> None:
     with Arena.open() as arena:
         facts = machine.facts(options.tools, options.iarproxy, arena.scratch)
         titles = {peer.name: peer.title for peer in known}
-        session = Session(arena, peers, only, plan, {"machine": facts, "servers": titles, "workloads": {}})
+        session = Session(
+            arena,
+            peers,
+            only,
+            plan,
+            options.iarproxy.absolute(),
+            {"machine": facts, "servers": titles, "workloads": {}},
+        )
         try:
             _measure(session)
         finally:
@@ -160,8 +168,14 @@ def _growth(session: Session) -> None:
     counts = [1_000, 10_000] if session.plan.quick else [1_000, 100_000, 1_000_000]
     grown = session.found.setdefault(GROWTH, {})
     for count in counts:
-        grown[str(count)] = measure(count)
-        print(f"\n{GROWTH} {count:,}: {grown[str(count)]}", flush=True)
+        try:
+            grown[str(count)] = measure(count, session.iarproxy)
+        except Failed as error:
+            session.skipped[f"{GROWTH} {count:,}"] = str(error)
+            continue
+        print(f"\n{GROWTH} {count:,}")
+        for name, fact in grown[str(count)].items():
+            print(f"  {name:24} {fact}", flush=True)
 
 
 def _finish(session: Session, options: argparse.Namespace, *, whole: bool) -> None:
