@@ -78,9 +78,9 @@ def all_peers(tools: Path, iarproxy: Path, against: Path | None) -> list[Peer]:
         *other,
         Peer("nginx", "nginx, static files", lambda s: files(s.folder, s.port, s.content), _needs("nginx")),
         Peer(
-            "nginx-open",
-            "nginx, with open_file_cache",
-            lambda s: files(s.folder, s.port, s.content, keep_open=True),
+            "nginx-tuned",
+            "nginx, static files, tuned",
+            lambda s: files(s.folder, s.port, s.content, tuned=True),
             _needs("nginx"),
         ),
         Peer(

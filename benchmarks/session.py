@@ -119,10 +119,12 @@ def run(options: argparse.Namespace) -> None:
             options.iarproxy.absolute(),
             {"machine": facts, "servers": titles, "workloads": {}},
         )
+        whole, done = not (only or servers), False
         try:
             _measure(session)
+            done = True
         finally:
-            _finish(session, options, whole=not only and not servers)
+            _finish(session, options, keep=whole or options.save, instead=whole and done)
 
 
 def _words(text: str) -> list[str]:
@@ -178,15 +180,16 @@ def _growth(session: Session) -> None:
             print(f"  {name:24} {fact}", flush=True)
 
 
-def _finish(session: Session, options: argparse.Namespace, *, whole: bool) -> None:
+def _finish(session: Session, options: argparse.Namespace, *, keep: bool, instead: bool) -> None:
+    """Write what was found: `instead` of the old results, else a workload that was measured again in its place."""
     found = session.found
     found["skipped"] = session.skipped | _LATER
     for name, reason in session.skipped.items():
         print(f"left out: {name}: {reason}")
-    if not (found["workloads"] or found.get(GROWTH)) or not (whole or options.save):
+    if not (found["workloads"] or found.get(GROWTH)) or not keep:
         return
     results: Path = options.results
-    if not whole and results.exists():
+    if not instead and results.exists():
         found = _merged(json.loads(results.read_text()), found)
     results.parent.mkdir(parents=True, exist_ok=True)
     text = re.sub(r"\{[^{}]*\}", lambda each: " ".join(each[0].split()), json.dumps(found, indent=1)) + "\n"
