@@ -21,7 +21,7 @@ from iarproxy.upstream.client import Client
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.ASCII)
 _OK, _PARTIAL = 200, 206
-_READ_ON = 2**18  # bytes that are read ahead once so many have come: larger steps take less of the loop
+_READ_ON = 2**17  # bytes that are read ahead once so many have come: larger steps take less of the loop
 
 
 class Transfer:
