@@ -153,7 +153,7 @@ class Connection(RequestHandler):
             return
         ready = lane.ready.get(data) or lane.find(data)
         transport = self.transport
-        if ready is None or transport is None or (ready.file is not None and self._encrypted):
+        if ready is None or transport is None or (ready.file is not None and not self._takes_files()):
             self._ordinary(data)
             return
         now = self._loop.time()
@@ -203,6 +203,13 @@ class Connection(RequestHandler):
         outgoing.start(flushed=not self._paused)
         if self._outgoing is not None:
             transport.pause_reading()  # what comes next is answered after this
+
+    def _takes_files(self) -> bool:
+        """Whether the kernel can send to it: not under TLS, nor where no descriptor is left."""
+        try:
+            return not self._encrypted and self.tap is not None
+        except OSError:
+            return False
 
     def _write_ahead(self, transport: asyncio.Transport, head: bytes) -> None:
         """Have the kernel keep `head` until the bytes that follow it at once fill a packet."""

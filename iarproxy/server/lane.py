@@ -14,7 +14,7 @@ import asyncio
 import time
 
 from iarproxy.server.accounts import LIMIT, Accounts, Outcome, Topic
-from iarproxy.server.head import Plain, read_head
+from iarproxy.server.head import MAX_HEAD, Plain, read_head
 from iarproxy.server.ready import Kitchen, Ready
 
 CAPACITY = 4096
@@ -40,7 +40,7 @@ class Lane:
 
     def find(self, head: bytes) -> Ready | None:
         """The answer to `head`, which is not in `ready`; None: it takes the ordinary path."""
-        plain = self._read(head)
+        plain = self._read(head) if len(head) <= MAX_HEAD else None
         if plain is None:
             return None
         ready = self._answers.get(plain)
@@ -65,6 +65,7 @@ class Lane:
         if outcome == "sent":
             self._accounts.took(topic.kind, seconds)
             self.hit(topic, client, moment)
+            self._accounts.wake()  # it may have outlived the table's timer
         else:
             self._accounts.answered(topic, client, outcome, seconds)
 
@@ -91,7 +92,7 @@ class Lane:
         except KeyError:
             plain = read_head(head)
         if len(self._known) >= CAPACITY:
-            del self._known[next(iter(self._known))]
+            self._known.clear()
         self._known[head] = plain
         return plain
 

@@ -51,7 +51,7 @@ class Ready:
 
     Attributes:
         closes: the connection ends with it.
-        body: empty where there is nothing more to send from memory.
+        body: empty where there is nothing more to send from memory; a part of a blob is not copied.
         file: None: the answer is in memory.
         start, count: which bytes of the file.
     """
@@ -59,7 +59,7 @@ class Ready:
     topic: Topic
     closes: bool
     head: bytes
-    body: bytes = b""
+    body: bytes | memoryview = b""
     file: OpenFile | None = None
     start: int = 0
     count: int = 0
@@ -131,8 +131,8 @@ class Kitchen:
         content = Content(repository, digest, digest, is_manifest=False)
         start, stop = (part.start, part.stop) if part else (0, held.size)
         topic = Topic("blob", repository.registry, "hit", answer.status, stop - start, facts, content)
-        if held.raw is not None:
-            return _joined(plain, topic, answer, held.raw[start:stop])
+        if held.raw is not None or start == stop:
+            return _joined(plain, topic, answer, memoryview(held.raw or b"")[start:stop] if part else held.raw or b"")
         file = OpenFile(held.open())
         return Ready(topic, plain.closes, _head(plain, answer), b"", file, start, stop - start)
 
@@ -154,7 +154,7 @@ def _whole(plain: Plain, answer: Answer, topic: Topic) -> Ready:
     return _joined(plain, topic, answer, answer.body if plain.with_body else b"")
 
 
-def _joined(plain: Plain, topic: Topic, answer: Answer, body: bytes) -> Ready:
+def _joined(plain: Plain, topic: Topic, answer: Answer, body: bytes | memoryview) -> Ready:
     head = _head(plain, answer)
     return Ready(topic, plain.closes, *((head + body,) if len(body) <= _JOINED else (head, body)))
 
