@@ -41,14 +41,9 @@ class Plain(NamedTuple):
     agent: str | None
 
 
-def is_one_head(data: bytes) -> bool:
-    """Whether `data` ends as a head ends, and no head ends before."""
-    return data.find(b"\r\n\r\n") == len(data) - 4
-
-
 def read_head(data: bytes) -> Plain | None:
     """What `data` asks; None: it is not exactly one plain head."""
-    if len(data) > MAX_HEAD or not is_one_head(data) or _SHAPE.fullmatch(data) is None:
+    if len(data) > MAX_HEAD or _SHAPE.fullmatch(data) is None:
         return None
     reader = _Reader()
     parser = httptools.HttpRequestParser(reader)
@@ -56,7 +51,7 @@ def read_head(data: bytes) -> Plain | None:
         parser.feed_data(data)
     except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return None
-    if not reader.complete or parser.get_http_version() != "1.1":
+    if not reader.complete:
         return None
     return _plain(reader, with_body=parser.get_method() == b"GET")
 
@@ -91,8 +86,15 @@ def _plain(reader: _Reader, *, with_body: bool) -> Plain | None:
     connection = fields.get(b"connection", b"keep-alive").strip(b" \t").lower()
     if connection not in (b"keep-alive", b"close"):
         return None
-    asked, condition, agent = (_value(fields.get(name)) for name in (b"range", b"if-range", b"user-agent"))
-    return Plain(with_body, connection == b"close", reader.target.decode("ascii"), host, asked, condition, agent)
+    return Plain(
+        with_body,
+        connection == b"close",
+        reader.target.decode("ascii"),
+        host,
+        _value(fields.get(b"range")),
+        _value(fields.get(b"if-range")),
+        _value(fields.get(b"user-agent")),
+    )
 
 
 def _comes_twice(fields: list[tuple[bytes, bytes]]) -> bool:

@@ -14,7 +14,7 @@ import pytest
 
 from iarproxy.mirror.answers import HeldBlob, ManifestAnswer, Served
 from iarproxy.oci import Digest, Repository, Tag
-from iarproxy.server.head import MAX_HEAD, is_one_head
+from iarproxy.server.head import MAX_HEAD, read_head
 from serving import ALPINE, MANIFEST, FakeMirror, Reply, both_loops, read_reply, serving
 
 GET = b"GET /v2/library/alpine/manifests/3?ns=docker.io HTTP/1.1\r\nHost: m\r\nUser-Agent: containerd/2.1\r\n\r\n"
@@ -304,9 +304,8 @@ class Told:
 
 
 def test_one_head() -> None:
-    """The outline of one request: one blank line, at the end."""
-    assert is_one_head(GET)
-    assert is_one_head(HEAD)
-    assert not is_one_head(GET + GET)
-    assert not is_one_head(GET + b"x")
-    assert not is_one_head(GET[:-1])
+    """Rule 1: what is read is one head and nothing more."""
+    assert read_head(GET) is not None
+    assert read_head(HEAD) is not None
+    for each in (GET + GET, GET + b"x", GET[:-1], b"\r\n" + GET, b"POST /v2/ HTTP/1.1\r\nHost: m\r\n\r\n"):
+        assert read_head(each) is None
