@@ -19,7 +19,7 @@ from iarproxy.store.state import Failure
 
 TAIL: Final = 64 * 1024  # bytes; what a blob must keep back until its digest agreed
 _INTERVAL: Final = 0.002  # seconds between two tellings of growth at least
-_WAKING: Final = 0.0002  # seconds that are added for each follower who was woken
+_WAKING: Final = 0.0005  # seconds that are added for each follower who was woken
 
 
 class Progress:
