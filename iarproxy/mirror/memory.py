@@ -11,11 +11,13 @@ from collections import OrderedDict
 from iarproxy.oci import Digest, Manifest, Repository
 
 _MANIFEST_BYTES = 64 * 2**20
-_SIZES = 200_000
+_EACH = 1500  # bytes that remembering a manifest takes beside its document
+_NAMED = 300  # bytes for each descriptor in it, parsed
+_SIZES = 50_000  # of 500 bytes each
 
 
 class ManifestMemory:
-    """Parsed manifests by digest: at most 64 MiB of documents, the least recently used leave first."""
+    """Parsed manifests by digest: at most 64 MiB with all that they take, the least recently used leave first."""
 
     def __init__(self) -> None:
         self._manifests: OrderedDict[tuple[Repository | None, Digest], Manifest] = OrderedDict()
@@ -36,10 +38,10 @@ class ManifestMemory:
         key = (repository if manifest.claimed else None, manifest.descriptor.digest)
         if key not in self._manifests:
             self._manifests[key] = manifest
-            self._bytes += manifest.descriptor.size
+            self._bytes += _weight(manifest)
         while self._bytes > _MANIFEST_BYTES:
             _, oldest = self._manifests.popitem(last=False)
-            self._bytes -= oldest.descriptor.size
+            self._bytes -= _weight(oldest)
         return manifest
 
     def learn(self, repository: Repository, manifest: Manifest) -> Manifest:
@@ -53,3 +55,8 @@ class ManifestMemory:
     def size_of(self, repository: Repository, digest: Digest) -> int | None:
         """The size in bytes that a manifest of the repository told for a blob; None: none did."""
         return self._sizes.get((repository, digest))
+
+
+def _weight(manifest: Manifest) -> int:
+    """Bytes of memory, about: small documents take several times their size."""
+    return _EACH + manifest.descriptor.size + _NAMED * (1 + len(manifest.layers) + len(manifest.children))

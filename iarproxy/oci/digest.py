@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self, get_args
 
@@ -53,7 +54,8 @@ class Digest:
         algorithm, _, encoded = text.partition(":")
         if algorithm not in _HEX:
             raise DigestInvalid(f"not a digest: {text[:160]!r}; expected sha256:<64 hex> or sha512:<128 hex>")
-        return cls(algorithm, encoded)  # type: ignore[arg-type]  # one of the keys of _HEX, just looked up
+        # interned: hundreds of thousands of digests are remembered, and need not each have the word for themselves
+        return cls(sys.intern(algorithm), encoded)  # type: ignore[arg-type]  # one of the keys of _HEX, just looked up
 
     @classmethod
     def of(cls, data: bytes | bytearray | memoryview, algorithm: Algorithm = "sha256") -> Self:

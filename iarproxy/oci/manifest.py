@@ -12,6 +12,7 @@ Rule 3: everything is bounded: bytes, depth, descriptors (T44).
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -179,7 +180,8 @@ def _descriptor(value: Any) -> Descriptor:
         digest = Digest.parse(value["digest"])
     except DigestInvalid as error:  # whoever asked for the manifest did not write it
         raise ManifestInvalid(f"a descriptor in the manifest has {error}") from error
-    return Descriptor(_text(value, "mediaType"), digest, value.get("size"))  # type: ignore[arg-type]  # Descriptor checks it
+    media_type = sys.intern(_text(value, "mediaType"))  # one of a few, in all the descriptors that are remembered
+    return Descriptor(media_type, digest, value.get("size"))  # type: ignore[arg-type]  # Descriptor checks it
 
 
 def _optional(document: dict[str, Any], key: str) -> Descriptor | None:
