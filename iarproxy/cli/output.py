@@ -39,15 +39,36 @@ def print_json(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+class Table:
+    """Rows in aligned columns, never cut or folded (they may be piped), some at a time: a long list begins at once."""
+
+    def __init__(self, columns: list[str]) -> None:
+        self._columns = columns
+        self._widths: list[int] = []
+
+    def print(self, rows: list[list[str]]) -> None:
+        """These rows too; those that are wider than any before widen their column from here on."""
+        heading = [] if self._widths else [self._columns]
+        before = self._widths or [len(name) for name in self._columns]
+        self._widths = [
+            max(width, *map(len, column)) for width, column in zip(before, zip(*rows, strict=True), strict=True)
+        ]
+        for row in [*heading, *rows]:
+            line = "  ".join(cell.ljust(width) for cell, width in zip(row, self._widths, strict=True)).rstrip()
+            out.print(line, markup=False, style="bold" if row is self._columns else None)
+
+    def end(self, empty: str) -> None:
+        """There are no more; `empty` is said where there were none."""
+        if not self._widths:
+            out.print(empty, markup=False)
+
+
 def print_table(columns: list[str], rows: list[list[str]], *, empty: str) -> None:
-    """The rows in aligned columns, never cut or folded (they may be piped); one sentence where none are."""
-    if not rows:
-        out.print(empty, markup=False)
-        return
-    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-    for number, row in enumerate([columns, *rows]):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        out.print(line, markup=False, style="bold" if number == 0 else None)
+    """All rows of a table; one sentence where there are none."""
+    table = Table(columns)
+    if rows:
+        table.print(rows)
+    table.end(empty)
 
 
 def print_error(message: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import typer
 
 from iarproxy.cli.options import ConfigOption, JsonOption, ReferenceArgument, digest, run, tag_reference
-from iarproxy.cli.output import Exit, out, print_error, print_json, print_table, pulls, stop, when
+from iarproxy.cli.output import Exit, Table, out, print_error, print_json, print_table, pulls, stop, when
 from iarproxy.cli.wiring import Rooms, kernel_actor
 from iarproxy.errors import StoreFull, UnknownManifest
 from iarproxy.ledger import Damage, DriftState, Event, Pin, UseSummary
@@ -15,6 +16,8 @@ from iarproxy.mirror.holding import Held
 from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, used_as_json
 from iarproxy.oci import TagReference
 from iarproxy.trust import Pattern
+
+_PAGE = 200  # rows whose columns are aligned together
 
 app = typer.Typer(help="What is pinned, and the deliberate change of a pin.", no_args_is_help=True)
 
@@ -33,26 +36,41 @@ def list_pins(
     """List pins: tag, digest, since when, what is held."""
     pattern = Pattern(match)
 
-    async def command(rooms: Rooms) -> tuple[list[tuple[Pin, DriftState | None, Held]], list[Damage]]:
-        found = [pin async for pin in rooms.ledger.every_pin() if pattern.matches(pin.reference)]
-        return [await _standing(rooms, pin) for pin in found], rooms.ledger.damaged()
+    async def command(rooms: Rooms) -> list[Damage]:
+        if json:
+            found = [await _standing(rooms, pin) async for pin in _matching(rooms, pattern)]
+            damaged = [each.reference for each in rooms.ledger.damaged()]
+            print_json({"pins": [_shown(*row) for row in found], "damaged": damaged})
+        else:
+            await _print_pins(rooms, pattern)
+        return rooms.ledger.damaged()
 
-    rows, damaged = run(config, command)
-    if json:
-        print_json({"pins": [_shown(*row) for row in rows], "damaged": [each.reference for each in damaged]})
-    else:
-        print_table(
-            ["REFERENCE", "DIGEST", "PINNED", "HELD", "UPSTREAM"],
-            [
-                [str(pin.reference), pin.descriptor.digest.short, when(pin.pinned_at), held.value, _verdict(drift)]
-                for pin, drift, held in rows
-            ],
-            empty="Nothing is pinned yet: the first pull of a tag pins it.",
-        )
+    damaged = run(config, command)
     for each in damaged:
         print_error(f"{each.reference}: not served, {each.reason}")
     if damaged:
         stop(Exit.UNAVAILABLE)
+
+
+async def _matching(rooms: Rooms, pattern: Pattern) -> AsyncIterator[Pin]:
+    async for pin in rooms.ledger.every_pin():
+        if pattern.matches(pin.reference):
+            yield pin
+
+
+async def _print_pins(rooms: Rooms, pattern: Pattern) -> None:
+    """Page by page: of a million pins the first are shown at once, and none are kept."""
+    table, rows = Table(["REFERENCE", "DIGEST", "PINNED", "HELD", "UPSTREAM"]), list[list[str]]()
+    async for each in _matching(rooms, pattern):
+        pin, drift, held = await _standing(rooms, each)
+        verdict = _verdict(drift)
+        rows.append([str(pin.reference), pin.descriptor.digest.short, when(pin.pinned_at), held.value, verdict])
+        if len(rows) == _PAGE:
+            table.print(rows)
+            rows = []
+    if rows:
+        table.print(rows)
+    table.end("Nothing is pinned yet: the first pull of a tag pins it.")
 
 
 async def _standing(rooms: Rooms, pin: Pin) -> tuple[Pin, DriftState | None, Held]:
