@@ -117,8 +117,7 @@ class Site:
         recount = self._timed("store", "stats", "--json", times=1)
         stats = json.loads(self._said("store", "stats", "--json"))
         return {
-            "blobs": stats["blobs"],
-            "stored_bytes": stats["bytes"],
+            **{"blobs": stats["blobs"], "stored_bytes": stats["bytes"]},
             "ledger_bytes": (self._store / "ledger.db").stat().st_size,
             "recount_seconds": recount,
             "store_stats_seconds": self._timed("store", "stats", "--json"),
@@ -139,10 +138,9 @@ class Site:
 
     def hits(self, server: Server) -> dict[str, Fact]:
         """Requests for what is held, and what remembering it takes."""
-        many, blobs = [_manifest(pin) for pin in self._many], [_blob(pin) for pin in self._many]
+        many, blobs = list(map(_manifest, self._many)), list(map(_blob, self._many))
         found: dict[str, Fact] = {"pss_idle_bytes": pss(server.process.pid)[-1]}
-        first = statistics.median(_latencies(server.port, many[: len(many) // 2]))
-        found["first_touch_ms"] = first * 1000
+        found["first_touch_ms"] = statistics.median(_latencies(server.port, many[: len(many) // 2])) * 1000
         for kind, paths in (("tag", many), ("blob", blobs)):
             for names in sorted({1, min(1000, len(paths)), len(paths)}):
                 _asked(server, paths[:names], names)
@@ -295,8 +293,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("count", type=int)
     parser.add_argument("--folder", type=Path, help="keep the store here, or use the one that is here")
-    options = parser.parse_args()
-    print(json.dumps(measure(options.count, folder=options.folder), indent=1))
+    print(json.dumps(measure(**vars(parser.parse_args())), indent=1))
 
 
 if __name__ == "__main__":
