@@ -16,7 +16,7 @@ from iarproxy.cli.output import as_bytes, out, when
 from iarproxy.cli.wiring import Rooms, open_rooms, routes_of
 from iarproxy.config import Config
 from iarproxy.oci import Repository, Tag, TagReference
-from iarproxy.server.connection import RegistryServer
+from iarproxy.server.frame import RegistryServer
 from iarproxy.server.registry import RegistryFace
 from iarproxy.trust import Drifted
 

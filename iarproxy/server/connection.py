@@ -18,60 +18,28 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from iarproxy.server.answer import Answer
+from iarproxy.server.done import LAST_WORD, Done
 from iarproxy.server.errors import malformed_http
 from iarproxy.server.lane import Lane
 from iarproxy.server.outgoing import Outgoing
 from iarproxy.server.ready import OpenFile, Ready
-from iarproxy.server.sending import Pace, Pump, cut
+from iarproxy.server.sending import Pump, cut
 
 if TYPE_CHECKING:
+    from aiohttp import web
     from aiohttp.web_request import BaseRequest
 
+    from iarproxy.server.frame import RegistryServer
+
 MAX_LINE = 32 * 1024  # bytes of a request line or a header line
-MAX_HEADERS = 64
 _TLS_HANDSHAKE = 0x16
 _MORE: int = getattr(socket, "MSG_MORE", 0)
-_LAST_WORD = 5.0  # seconds that a client gets to take the answer to what was no request
-
-Handler = Callable[["BaseRequest"], Awaitable[web.StreamResponse]]
-
-
-class Done:
-    """What aiohttp gets back: an answer that is on the wire already (`late` empty) or that is written now.
-
-    `connection`: where the answer went; None: it is the last one there.
-    """
-
-    def __init__(self, connection: Connection | None = None, *, late: bytes = b"") -> None:
-        self._connection, self._late = connection, late
-
-    @property
-    def keep_alive(self) -> bool:
-        """Read by aiohttp in the turn in which it begins to wait for the next request, which may never come."""
-        return self._connection is not None and not self._connection.has_heard_all
-
-    async def prepare(self, request: BaseRequest) -> None:
-        """Called by aiohttp."""
-        transport = request.transport
-        if self._late and transport is not None:
-            transport.write(self._late)
-            if cast("Connection", request.protocol).writing_paused:
-                asyncio.get_running_loop().call_later(_LAST_WORD, transport.abort)
-
-    async def write_eof(self) -> None:
-        """Called by aiohttp."""
-
-    def as_response(self) -> web.StreamResponse:
-        """Itself, as the type that aiohttp declares; it uses only `prepare`, `write_eof` and `keep_alive`."""
-        return cast("web.StreamResponse", self)
 
 
 class Connection(RequestHandler):
@@ -267,7 +235,7 @@ class Connection(RequestHandler):
             self.half_closed = True
             return True
         if self._paused:
-            self._loop.call_later(_LAST_WORD, transport.abort)
+            self._loop.call_later(LAST_WORD, transport.abort)
         return None
 
     def resume_writing(self) -> None:
@@ -322,50 +290,6 @@ class Connection(RequestHandler):
             self.logger.error("the server failed outside its handler", exc_info=exc)
             answer = malformed_http(500, "iarproxy: internal error; the log holds the reason")
         return Done(late=_bytes_of(answer)).as_response()
-
-
-class RegistryServer(web.Server):
-    """Makes the connections of one listener.
-
-    Attributes:
-        lane: its fast lane; None: all requests take the ordinary path.
-        pace: what the lane's clients must take, and get per turn.
-        draining: the process is about to leave.
-        settings: of every connection, for aiohttp.
-    """
-
-    def __init__(
-        self, handler: Handler, *, lane: Lane | None = None, pace: Pace | None = None, header_deadline: float = 20.0
-    ) -> None:
-        super().__init__(cast("Any", handler), handler_cancellation=False)
-        self.lane = lane
-        self.pace = pace or Pace()
-        self.draining = False
-        self.settings: dict[str, Any] = {
-            "loop": self._loop,
-            "keepalive_timeout": header_deadline,
-            "max_line_size": MAX_LINE,
-            "max_field_size": MAX_LINE,
-            "max_headers": MAX_HEADERS,
-            "auto_decompress": False,
-            "access_log": None,
-            "lingering_time": 2.0,
-        }
-
-    def drain(self) -> None:
-        """From now on every answer is its connection's last."""
-        self.draining = True
-        for connection in self.connections:
-            connection.leave_lane()
-
-    @property
-    def connections(self) -> list[Connection]:  # type: ignore[override]  # `__call__` makes no others
-        """All open connections."""
-        return cast("list[Connection]", list(self._connections))
-
-    def __call__(self) -> Connection:
-        """The protocol of one more connection."""
-        return Connection(self, **self.settings)
 
 
 def _bytes_of(answer: Answer) -> bytes:

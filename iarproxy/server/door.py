@@ -12,7 +12,7 @@ import asyncio
 import socket
 from dataclasses import dataclass, field
 
-from iarproxy.server.connection import RegistryServer
+from iarproxy.server.frame import RegistryServer
 
 _PER_TURN = 8
 _RETRY = 0.1  # seconds until a full worker, or one out of descriptors, tries again

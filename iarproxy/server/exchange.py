@@ -17,7 +17,8 @@ from iarproxy.mirror.answers import FileSpan
 from iarproxy.server import access
 from iarproxy.server.accounts import KINDS, Content, Facts, Outcome, Topic
 from iarproxy.server.answer import Answer
-from iarproxy.server.connection import Connection, Done
+from iarproxy.server.connection import Connection
+from iarproxy.server.done import Done
 from iarproxy.server.sending import SMALL, Pace, Wire, gather
 
 if TYPE_CHECKING:

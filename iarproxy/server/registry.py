@@ -24,7 +24,7 @@ from iarproxy.oci.routing import Routes
 from iarproxy.server import access, contents
 from iarproxy.server.accounts import Accounts, Content
 from iarproxy.server.answer import Answer
-from iarproxy.server.connection import Done
+from iarproxy.server.done import Done
 from iarproxy.server.errors import answer_error
 from iarproxy.server.exchange import Exchange
 from iarproxy.server.lane import Lane

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from iarproxy.server.connection import Connection, Done, RegistryServer
+from iarproxy.server.connection import Connection
+from iarproxy.server.done import Done
+from iarproxy.server.frame import RegistryServer
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -29,9 +29,9 @@ import structlog
 from aiohttp import web
 
 from iarproxy.errors import IarproxyError
-from iarproxy.server.connection import RegistryServer
 from iarproxy.server.door import Door
 from iarproxy.server.faces import Build, Faces, ServeSettings, WorkerContext
+from iarproxy.server.frame import RegistryServer
 from iarproxy.server.limits import connection_limit
 from iarproxy.server.listeners import Listener, Role
 from iarproxy.server.registry import Answering

@@ -20,7 +20,7 @@ from iarproxy.mirror.answers import ByDigest, FileSpan, ManifestAnswer, Pinned, 
 from iarproxy.oci import Descriptor, Digest, Repository, Tag
 from iarproxy.oci.media_types import OCI_MANIFEST
 from iarproxy.oci.routing import Routes
-from iarproxy.server.connection import RegistryServer
+from iarproxy.server.frame import RegistryServer
 from iarproxy.server.registry import RegistryFace
 from iarproxy.server.sending import Pace
 

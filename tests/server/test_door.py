@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from iarproxy.server.connection import RegistryServer
 from iarproxy.server.door import Door
+from iarproxy.server.frame import RegistryServer
 from iarproxy.server.limits import connection_limit, raise_file_limit, require_c_parser
 from iarproxy.server.listeners import Role, open_listeners
 from iarproxy.server.registry import RegistryFace
