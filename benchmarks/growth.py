@@ -39,7 +39,6 @@ _HITS = 40_000  # requests of one measure
 _CONNECTIONS = 8
 _COLD = 30  # pins made
 _STARTS = 3
-_LATER = "not there yet"
 _CONFIG = """
 [server]
 listen = ["127.0.0.1:{port}"]
@@ -80,7 +79,7 @@ def measure(count: int, iarproxy: Path | None = None, folder: Path | None = None
         with site.serving() as server:
             found |= site.hits(server)
             found |= site.pins(server)
-        return found | {"eviction": _LATER, "scrub": _LATER}
+        return found | dict.fromkeys(("eviction", "scrub"), "not there yet")
 
 
 def _built(store: Path, count: int) -> float:
@@ -117,7 +116,8 @@ class Site:
         recount = self._timed("store", "stats", "--json", times=1)
         stats = json.loads(self._said("store", "stats", "--json"))
         return {
-            **{"blobs": stats["blobs"], "stored_bytes": stats["bytes"]},
+            "blobs": stats["blobs"],
+            "stored_bytes": stats["bytes"],
             "ledger_bytes": (self._store / "ledger.db").stat().st_size,
             "recount_seconds": recount,
             "store_stats_seconds": self._timed("store", "stats", "--json"),
