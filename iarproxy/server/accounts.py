@@ -1,7 +1,7 @@
 """What became of each answer: counted, logged, and told as use.
 
 Rule 1: an answer of the fast lane costs one entry in a list; everything else is done when the list is emptied, about
-        once a second, or when it holds `LIMIT` entries.
+        once a second, or when it holds `limit` entries.
 Rule 2: what the lane answers from memory is counted, but not timed: it takes microseconds. Its log lines come up to a
         second late.
 Rule 3: a use is an answer of 200 or 206 with a manifest, or with bytes of a blob.
@@ -24,6 +24,7 @@ from iarproxy.server import access
 from iarproxy.server.ports import Count, Uses
 
 LIMIT = 8192  # answers of the lane, and uses, that wait to be accounted for
+LOGGED = 256  # those that also wait for a line of the log: the loop stands still while these are written
 _PERIOD = 1.0  # seconds
 
 KINDS: Mapping[type, str] = {
@@ -69,11 +70,17 @@ class Topic:
 
 
 class Accounts:
-    """The accounts of one listener. `hits`: the topic, client and loop time of each answer not accounted for yet."""
+    """The accounts of one listener.
+
+    Attributes:
+        hits: the topic, client and loop time of each answer of the lane that is not accounted for yet.
+        limit: how many of these may wait.
+    """
 
     def __init__(self, count: Count | None, log: access.Sink | None, uses: Uses | None) -> None:
         self._count, self._log, self._uses = count, log, uses
         self.hits: list[tuple[Topic, str, float]] = []
+        self.limit = LIMIT if log is None else LOGGED
         self._served: dict[tuple[Content, str], tuple[int, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
 

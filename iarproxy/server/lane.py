@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from iarproxy.server.accounts import LIMIT, Accounts, Outcome, Topic
+from iarproxy.server.accounts import Accounts, Outcome, Topic
 from iarproxy.server.head import MAX_HEAD, Plain, read_head
 from iarproxy.server.ready import Kitchen, Ready
 
@@ -31,7 +31,7 @@ class Lane:
     def __init__(self, kitchen: Kitchen, accounts: Accounts) -> None:
         self.ready: dict[bytes, Ready] = {}
         self._kitchen, self._accounts = kitchen, accounts
-        self._hits = accounts.hits
+        self._hits, self._limit = accounts.hits, accounts.limit
         self._known: dict[bytes, Plain | None] = {}
         self._answers: dict[Plain, Ready] = {}
         self._files = 0
@@ -57,7 +57,7 @@ class Lane:
     def hit(self, topic: Topic, client: str, moment: float) -> None:
         """An answer from memory was given at `moment` (the loop's time)."""
         self._hits.append((topic, client, moment))
-        if len(self._hits) >= LIMIT:
+        if len(self._hits) >= self._limit:
             self._accounts.flush()
 
     def sent(self, topic: Topic, client: str, outcome: Outcome, seconds: float, moment: float) -> None:

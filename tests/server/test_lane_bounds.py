@@ -9,6 +9,7 @@ import tracemalloc
 from pathlib import Path
 
 from iarproxy.oci import Digest
+from iarproxy.server.accounts import LOGGED
 from iarproxy.server.head import MAX_HEAD
 from iarproxy.server.lane import CAPACITY, MAX_FILES, Lane
 from serving import Served, both_loops, read_reply, serving, until
@@ -142,3 +143,16 @@ async def test_hits_allocate_nothing_that_stays(tmp_path: Path) -> None:
         assert weighed.more() < 128 * 1024
         writer.close()
     assert [] == mirror.asked
+
+
+async def test_records_do_not_pile_up(tmp_path: Path) -> None:
+    """What is to be logged waits in small numbers: writing thousands of lines at once would hold up everybody."""
+    mirror = MemoryMirror(tmp_path)
+    mirror.pin("docker.io/library/alpine:3")
+    lines: list[object] = []
+    async with serving(mirror, memory=mirror, log=lines.append) as served:
+        ready = lane_of(served).find(GET)
+        assert ready is not None
+        for count in range(1, 4 * LOGGED):
+            lane_of(served).hit(ready.topic, "127.0.0.1", 0.0)
+            assert count - len(lines) < LOGGED
