@@ -327,7 +327,7 @@ class Ledger:
             self._memory.drop(reference)
         else:
             self._memory.put(reference, held)
-        if before is not None and before != held:
+        if before is not None and _shown(before) != _shown(held):
             self._tell(reference)
 
     async def _noting(self, reference: TagReference, call: Awaitable[T]) -> T:
@@ -349,3 +349,11 @@ class Ledger:
     def _tell(self, reference: TagReference | None) -> None:
         for callback in self._subscribers:
             callback(reference)
+
+
+def _shown(held: Held | None) -> tuple[Pin, object, Descriptor | None] | None:
+    """What a tag's answer tells of it: a check that brought no news changes nothing."""
+    if held is None:
+        return None
+    pin, drift = held
+    return (pin, None, None) if drift is None else (pin, drift.verdict, drift.offered)

@@ -19,7 +19,7 @@ from iarproxy.mirror.manifests import Manifests
 from iarproxy.mirror.memory import ManifestMemory
 from iarproxy.mirror.usage import Usage
 from iarproxy.mirror.warm import Warm
-from iarproxy.oci import Digest, Platform, Repository, Tag
+from iarproxy.oci import Digest, Platform, Repository, Tag, TagReference
 from iarproxy.store import Store
 from iarproxy.trust import TagRule
 from iarproxy.upstream import Upstreams
@@ -105,12 +105,13 @@ class Mirror:
         """The blob, where it can be sent at once; see `Blobs.peek`."""
         return self._blobs.peek(repository, digest)
 
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called on the loop whenever what `peek` or `peek_blob` told before may be told no more.
+    def on_change(self, callback: Callable[[TagReference | None], None]) -> None:
+        """Have `callback` called on the loop with each tag for which `peek` may tell something else than before.
 
-        What other processes changed is told within a second of their act. What is called must not raise.
+        None: everything may be told differently, blobs too. A time to live that is over is not told. What other
+        processes changed is told within a second of their act. What is called must not raise.
         """
-        self.ledger.on_change(lambda _: callback())
+        self.ledger.on_change(callback)
 
     async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
         """The blob, to be entered and sent; see `Blobs.open`."""

@@ -2,8 +2,9 @@
 
 Rule 1: it answers what the ordinary path would, byte for byte, or leaves the request to it: `head` says which requests
         are plain enough, `ready` makes the answers.
-Rule 2: a ready answer lives until the second of its `Date` is over, and not beyond the next change of anything that the
-        mirror told; so a hit is one look in one table, and a recall, repin or drift shows as soon as the mirror knows.
+Rule 2: what an answer is made from lives until the mirror tells that its tag changed, and an answer until the second of
+        its `Date` is over; so a hit is one look in one table, and a recall, repin or drift shows as soon as the mirror
+        knows. What holds a file, or is true for a time only, lives until the second is over too.
 Rule 3: the same bytes mean the same: a head that was read once is not read again.
 Rule 4: bounded: `CAPACITY` heads and answers, `MAX_FILES` open files; then all are forgotten and made anew.
 """
@@ -13,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import time
 
+from iarproxy.oci import TagReference
 from iarproxy.server.accounts import Accounts, Outcome, Topic
+from iarproxy.server.answer import date_line
 from iarproxy.server.head import MAX_HEAD, Plain, read_head
-from iarproxy.server.ready import Kitchen, Ready
+from iarproxy.server.ready import Kitchen, Prepared, Ready
 
 CAPACITY = 4096
 MAX_FILES = 256
@@ -33,8 +36,8 @@ class Lane:
         self._kitchen, self._accounts = kitchen, accounts
         self._hits, self._limit = accounts.hits, accounts.limit
         self._known: dict[bytes, Plain | None] = {}
-        self._answers: dict[Plain, Ready] = {}
-        self._files = 0
+        self._answers: dict[Plain, Prepared] = {}
+        self._brief: list[Plain] = []
         self._timer: asyncio.TimerHandle | None = None
         kitchen.memory.on_change(self.forget)
 
@@ -43,15 +46,18 @@ class Lane:
         plain = self._read(head) if len(head) <= MAX_HEAD else None
         if plain is None:
             return None
-        ready = self._answers.get(plain)
-        if ready is None:
-            ready = self._kitchen.prepare(plain)
-            if ready is None:
+        prepared = self._answers.get(plain)
+        if prepared is None:
+            prepared = self._kitchen.prepare(plain)
+            if prepared is None:
                 return None
-            self._keep(plain, ready)
+            self._keep(plain, prepared)
         if len(self.ready) >= CAPACITY:
             self.ready.clear()
-        self.ready[head] = ready
+        now = time.time()  # noqa: TID251  # the wire's `Date`, no decision
+        ready = self.ready[head] = prepared.dated(date_line(int(now)))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(1.001 - now % 1, self._turn)
         return ready
 
     def hit(self, topic: Topic, client: str, moment: float) -> None:
@@ -69,14 +75,14 @@ class Lane:
         else:
             self._accounts.answered(topic, client, outcome, seconds)
 
-    def forget(self) -> None:
-        """Have every answer made anew; those under way go on."""
-        for each in self._answers.values():
-            if each.file is not None:
-                each.file.release()
-        self._files = 0
-        self._answers.clear()
+    def forget(self, reference: TagReference | None = None) -> None:
+        """Have the tag's answers made anew, or (None) all of them; those under way go on."""
         self.ready.clear()
+        gone = [plain for plain, each in self._answers.items() if reference is None or _tells_of(each, reference)]
+        for plain in gone:
+            self._drop(plain)
+        if reference is None:
+            self._brief.clear()
 
     def close(self) -> None:
         """Forget all, and account for what was answered."""
@@ -85,6 +91,20 @@ class Lane:
             self._timer.cancel()
             self._timer = None
         self._accounts.flush()
+
+    def _turn(self) -> None:
+        """The second is over."""
+        self._timer = None
+        self.ready.clear()
+        brief, self._brief = self._brief, []
+        for plain in brief:
+            self._drop(plain)
+        self._accounts.flush()
+
+    def _drop(self, plain: Plain) -> None:
+        prepared = self._answers.pop(plain, None)
+        if prepared is not None and prepared.file is not None:
+            prepared.file.release()
 
     def _read(self, head: bytes) -> Plain | None:
         try:
@@ -96,11 +116,14 @@ class Lane:
         self._known[head] = plain
         return plain
 
-    def _keep(self, plain: Plain, ready: Ready) -> None:
-        if len(self._answers) >= CAPACITY or self._files >= MAX_FILES:
+    def _keep(self, plain: Plain, prepared: Prepared) -> None:
+        if len(self._answers) >= CAPACITY or len(self._brief) >= MAX_FILES:
             self.forget()
-        self._answers[plain] = ready
-        self._files += ready.file is not None
-        if self._timer is None:
-            left = 1.001 - time.time() % 1  # noqa: TID251  # until the wire's `Date` changes, no decision
-            self._timer = asyncio.get_running_loop().call_later(left, self.close)
+        self._answers[plain] = prepared
+        if prepared.brief:
+            self._brief.append(plain)
+
+
+def _tells_of(prepared: Prepared, reference: TagReference) -> bool:
+    content = prepared.topic.content
+    return content is not None and (content.repository, content.wanted) == (reference.repository, reference.tag)

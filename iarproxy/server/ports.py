@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, Served, TagList
-from iarproxy.oci import Digest, Repository, Tag
+from iarproxy.oci import Digest, Repository, Tag, TagReference
 
 
 class Mirror(Protocol):
@@ -47,8 +47,11 @@ class Memory(Protocol):
         """A blob that can be sent at once; None: ask `Mirror.blob`."""
         ...
 
-    def on_change(self, callback: Callable[[], None]) -> None:
-        """Have `callback` called on the loop whenever what was told before may be told no more."""
+    def on_change(self, callback: Callable[[TagReference | None], None]) -> None:
+        """Have `callback` called on the loop with each tag of which what was told before may be told no more.
+
+        None: nothing that was told before may be. A time to live that is over changes nothing in this sense.
+        """
         ...
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from iarproxy.errors import IarproxyError
+from iarproxy.mirror.answers import Followed
 from iarproxy.oci import Digest, Repository, Tag
 from iarproxy.oci.request import BlobTarget, ManifestTarget, Ping, RegistryRequest
 from iarproxy.server import access, contents
@@ -43,6 +44,31 @@ class OpenFile:
         self._holders -= 1
         if self._holders == 0:
             os.close(self.fd)
+
+
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """An answer but for the second that its `Date` names. Attributes as those of `Ready`.
+
+    Attributes:
+        before, after: what comes before and after the `Date`, a short body included.
+        brief: it holds a file, or is true only for a time: it is not kept beyond the second.
+    """
+
+    topic: Topic
+    closes: bool
+    before: bytes
+    after: bytes
+    body: bytes | memoryview = b""
+    file: OpenFile | None = None
+    start: int = 0
+    count: int = 0
+    brief: bool = False
+
+    def dated(self, date: bytes) -> Ready:
+        """The answer with this `Date` line."""
+        head = self.before + date + self.after
+        return Ready(self.topic, self.closes, head, self.body, self.file, self.start, self.count)
 
 
 @dataclass(slots=True, eq=False)
@@ -82,7 +108,7 @@ class Kitchen:
     files: bool
     logs: bool
 
-    def prepare(self, plain: Plain) -> Ready | None:
+    def prepare(self, plain: Plain) -> Prepared | None:
         """The answer to `plain`; None: only the ordinary path can tell."""
         try:
             asked = self.read_target(plain.target)
@@ -98,14 +124,14 @@ class Kitchen:
         except IarproxyError:
             return None  # its answer is an error, which is not prepared
 
-    def _ping(self, plain: Plain, asked: RegistryRequest) -> Ready:
+    def _ping(self, plain: Plain, asked: RegistryRequest) -> Prepared:
         answer = contents.ping()
         sent = len(answer.body) if plain.with_body else 0
         return _whole(plain, answer, Topic("ping", "", "", 200, sent, self._facts(plain, asked, ""), None))
 
     def _manifest(
         self, plain: Plain, asked: RegistryRequest, repository: Repository, wanted: Tag | Digest
-    ) -> Ready | None:
+    ) -> Prepared | None:
         found = self.memory.peek(repository, wanted)
         if found is None:
             return None
@@ -114,9 +140,11 @@ class Kitchen:
         content = Content(repository, wanted, found.descriptor.digest, is_manifest=True)
         sent = len(found.raw) if plain.with_body else 0
         topic = Topic("manifest", repository.registry, contents.state_of(found), 200, sent, facts, content)
-        return _whole(plain, answer, topic)
+        prepared = _whole(plain, answer, topic)
+        prepared.brief = isinstance(found.standing, Followed)
+        return prepared
 
-    def _blob(self, plain: Plain, asked: RegistryRequest, repository: Repository, digest: Digest) -> Ready | None:
+    def _blob(self, plain: Plain, asked: RegistryRequest, repository: Repository, digest: Digest) -> Prepared | None:
         held = self.memory.peek_blob(repository, digest)
         if held is None or (held.raw is None and plain.with_body and not self.files):
             return None
@@ -133,8 +161,8 @@ class Kitchen:
         topic = Topic("blob", repository.registry, "hit", answer.status, stop - start, facts, content)
         if held.raw is not None or start == stop:
             return _joined(plain, topic, answer, memoryview(held.raw or b"")[start:stop] if part else held.raw or b"")
-        file = OpenFile(held.open())
-        return Ready(topic, plain.closes, _head(plain, answer), b"", file, start, stop - start)
+        file, around = OpenFile(held.open()), _head(plain, answer)
+        return Prepared(topic, plain.closes, *around, b"", file, start, stop - start, brief=True)
 
     def _facts(self, plain: Plain, asked: RegistryRequest, upstream: str) -> Facts:
         if not self.logs:
@@ -150,14 +178,16 @@ class Kitchen:
         )
 
 
-def _whole(plain: Plain, answer: Answer, topic: Topic) -> Ready:
+def _whole(plain: Plain, answer: Answer, topic: Topic) -> Prepared:
     return _joined(plain, topic, answer, answer.body if plain.with_body else b"")
 
 
-def _joined(plain: Plain, topic: Topic, answer: Answer, body: bytes | memoryview) -> Ready:
-    head = _head(plain, answer)
-    return Ready(topic, plain.closes, *((head + body,) if len(body) <= _JOINED else (head, body)))
+def _joined(plain: Plain, topic: Topic, answer: Answer, body: bytes | memoryview) -> Prepared:
+    before, after = _head(plain, answer)
+    if len(body) <= _JOINED:
+        return Prepared(topic, plain.closes, before, after + body)
+    return Prepared(topic, plain.closes, before, after, body)
 
 
-def _head(plain: Plain, answer: Answer) -> bytes:
-    return answer.head("close" if plain.closes else "")
+def _head(plain: Plain, answer: Answer) -> tuple[bytes, bytes]:
+    return answer.head_around_date("close" if plain.closes else "")

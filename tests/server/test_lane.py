@@ -8,14 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import pytest
 
-from iarproxy.mirror.answers import HeldBlob, ManifestAnswer, Served
-from iarproxy.oci import Digest, Repository, Tag
+from iarproxy.mirror.answers import Followed, HeldBlob, ManifestAnswer, Served
+from iarproxy.oci import Digest, Repository, Tag, TagReference
 from iarproxy.server.head import MAX_HEAD, read_head
-from serving import ALPINE, MANIFEST, FakeMirror, Reply, both_loops, read_reply, serving
+from serving import ALPINE, MANIFEST, SINCE, FakeMirror, Reply, both_loops, read_reply, serving
 
 GET = b"GET /v2/library/alpine/manifests/3?ns=docker.io HTTP/1.1\r\nHost: m\r\nUser-Agent: containerd/2.1\r\n\r\n"
 HEAD = GET.replace(b"GET", b"HEAD")
@@ -29,7 +30,7 @@ class MemoryMirror(FakeMirror):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.callbacks: list[Callable[[], None]] = []
+        self.callbacks: list[Callable[[TagReference | None], None]] = []
         self.small: dict[Digest, bytes] = {}
 
     def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
@@ -44,12 +45,12 @@ class MemoryMirror(FakeMirror):
             return None
         return HeldBlob(path.stat().st_size, None, lambda: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
-    def on_change(self, callback: Callable[[], None]) -> None:
+    def on_change(self, callback: Callable[[TagReference | None], None]) -> None:
         self.callbacks.append(callback)
 
-    def changed(self) -> None:
+    def changed(self, reference: TagReference | None = None) -> None:
         for callback in self.callbacks:
-            callback()
+            callback(reference)
 
 
 def same(left: Reply, right: Reply) -> bool:
@@ -118,22 +119,52 @@ async def test_a_change_shows_at_once(tmp_path: Path) -> None:
         writer.close()
 
 
-async def test_what_was_missed_is_forgotten_each_second(tmp_path: Path) -> None:
-    """Rule 2: even a change that nobody told of shows when the second of the `Date` is over."""
+async def test_the_date_is_that_of_the_answer(tmp_path: Path) -> None:
+    """Rule 2: the next second has its own `Date`, and asks the mirror for nothing that did not change."""
     mirror = MemoryMirror(tmp_path)
     mirror.pin("docker.io/library/alpine:3")
     async with serving(mirror, memory=mirror) as served:
         reader, writer = await served.connect()
-        await asyncio.sleep(0.01)
-        writer.write(GET)
-        first = await read_reply(reader)
-        mirror.pin("docker.io/library/alpine:3", b'{"schemaVersion":2}')
-        await asyncio.sleep(1.1)
-        writer.write(GET)
-        second = await read_reply(reader)
+        dates = set()
+        for _ in range(2):
+            writer.write(GET)
+            reply = await read_reply(reader)
+            dates.add(reply.headers["date"])
+            seen = parsedate_to_datetime(reply.headers["date"])
+            assert abs((datetime.now(UTC) - seen).total_seconds()) < 2
+            await asyncio.sleep(1.1)
         writer.close()
-    assert b'{"schemaVersion":2}' == second.body
-    assert first.headers["date"] != second.headers["date"]
+    assert (2, 1) == (len(dates), mirror.peeks)
+
+
+async def test_what_is_true_for_a_time_is_asked_again(tmp_path: Path) -> None:
+    """Rule 2: a followed tag, whose time to live nobody tells, is asked for again when the second is over."""
+    mirror = MemoryMirror(tmp_path)
+    mirror.pin("docker.io/library/alpine:3", standing=Followed(SINCE))
+    async with serving(mirror, memory=mirror) as served:
+        reader, writer = await served.connect()
+        for expected in (MANIFEST, b'{"schemaVersion":2}'):
+            writer.write(GET)
+            assert expected == (await read_reply(reader)).body
+            mirror.pin("docker.io/library/alpine:3", b'{"schemaVersion":2}', standing=Followed(SINCE))
+            await asyncio.sleep(1.1)
+        writer.close()
+
+
+async def test_a_change_forgets_its_tag_only(tmp_path: Path) -> None:
+    """Rule 2: one tag's news does not make the others' answers be made anew."""
+    mirror = MemoryMirror(tmp_path)
+    for tag in ("3", "4"):
+        mirror.pin(f"docker.io/library/alpine:{tag}")
+    async with serving(mirror, memory=mirror) as served:
+        reader, writer = await served.connect()
+        for peeks in (2, 3):
+            for request in (GET, GET.replace(b"manifests/3", b"manifests/4")):
+                writer.write(request)
+                await read_reply(reader)
+            assert peeks == mirror.peeks
+            mirror.changed(TagReference(ALPINE, Tag("3")))
+        writer.close()
 
 
 @pytest.mark.parametrize(
