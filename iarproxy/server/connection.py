@@ -190,7 +190,7 @@ class Connection(RequestHandler):
 
     @property
     def tap(self) -> socket.socket:
-        """A duplicate of the connection's socket: for the kernel to send files to, closed with the connection.
+        """A duplicate of the connection's socket, for the kernel to send files to; closed after each answer.
 
         A duplicate, because the loop guards a transport's descriptor, and because the number of a closed one may
         already be another client's.
@@ -200,8 +200,15 @@ class Connection(RequestHandler):
             self._tap = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
         return self._tap
 
+    def close_tap(self) -> None:
+        """Give the duplicate back; nothing is sent to it any more."""
+        if self._tap is not None:
+            self._tap.close()
+            self._tap = None
+
     def _sent(self) -> None:
         outgoing, self._outgoing = self._outgoing, None
+        self.close_tap()
         server, transport, now = cast("RegistryServer | None", self._manager), self.transport, self._loop.time()
         assert outgoing is not None  # noqa: S101  # it tells its end once
         if server is not None and server.lane is not None:
@@ -254,8 +261,7 @@ class Connection(RequestHandler):
             self.pumping.leave()
         super().connection_lost(exc)
         self._wake()
-        if self._tap is not None:
-            self._tap.close()
+        self.close_tap()
 
     def _wake(self) -> None:
         if self._emptied is not None and not self._emptied.done():

@@ -116,8 +116,10 @@ class Exchange:
         self._wire.cut(reset=outcome == "stalled")
 
     def finish(self) -> web.StreamResponse:
-        """What aiohttp gets back."""
-        return Done(cast("Connection", self.request.protocol) if self._keep_alive else None).as_response()
+        """Release what the answer held, and what aiohttp gets back."""
+        connection = cast("Connection", self.request.protocol)
+        connection.close_tap()
+        return Done(connection if self._keep_alive else None).as_response()
 
     def _head(self, answer: Answer) -> bytes:
         if cast("Connection", self.request.protocol).ends:

@@ -1,7 +1,8 @@
 """What the process may use, and what it must have.
 
-Rule 1: connections are capped below the descriptors that they may need: a full table is refused by the kernel's queue,
-        not discovered by a failing `open` in the middle of an answer (threats L16).
+Rule 1: connections are capped well below the descriptors that there are: an idle one has its socket, one that is sent a
+        file has a duplicate of it and the file too. More wait in the kernel's queue; where all the others want files
+        at once, the last ones are answered 503 (threats L16).
 Rule 2: HTTP is parsed by aiohttp's C parser (llhttp); the Python one parses other languages in places (threats T76).
 """
 
@@ -15,8 +16,8 @@ from aiohttp import http_parser
 from iarproxy.errors import ConfigError
 
 _WANTED = 65_536
-_PER_CONNECTION = 3  # the socket, its duplicate for sendfile, the blob
-_RESERVED = 256  # for the store, the ledger, upstream connections and the log
+_SHARE = 2 / 3  # of the descriptors are for clients' sockets; the rest is for the files that some of them are sent
+_RESERVED = 512  # for the fast lane, the store, the ledger, upstream connections and the log
 
 
 def raise_file_limit() -> None:
@@ -33,7 +34,7 @@ def connection_limit(wanted: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    return max(16, min(wanted, (soft - _RESERVED) // _PER_CONNECTION))
+    return max(16, min(wanted, int((soft - _RESERVED) * _SHARE)))
 
 
 def require_c_parser() -> None:

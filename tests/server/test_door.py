@@ -122,7 +122,7 @@ def test_limits_fit_the_descriptors() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, hard), hard))
-        assert connection_limit(10_000) == 256
+        assert connection_limit(10_000) == 341
         assert connection_limit(100) == 100
         raise_file_limit()
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(soft, 1024)
