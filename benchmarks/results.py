@@ -60,9 +60,9 @@ Shown = Callable[[float], str]
 
 def plain(value: float) -> str:
     """A number of about three digits that matter."""
-    if value >= 100:
+    if value >= 99.95 or value == 0:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
 
 
 def size(value: float) -> str:
