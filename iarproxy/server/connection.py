@@ -74,7 +74,7 @@ class Connection(RequestHandler):
         self._split = False  # what aiohttp was fed may end within a request
         self._lane: Lane | None = None
         self._outgoing: Outgoing | None = None
-        self._tap: socket.socket | None = None
+        self._tap: socket.SocketType | None = None
         self.client = "unix"
         self.half_closed = False
         self.pumping: Pump | None = None
@@ -189,7 +189,7 @@ class Connection(RequestHandler):
             transport.write(head[count:])
 
     @property
-    def tap(self) -> socket.socket:
+    def tap(self) -> socket.SocketType:
         """A duplicate of the connection's socket, for the kernel to send files to; closed after each answer.
 
         A duplicate, because the loop guards a transport's descriptor, and because the number of a closed one may
@@ -197,8 +197,15 @@ class Connection(RequestHandler):
         """
         if self._tap is None:
             assert self.transport is not None  # noqa: S101  # who sends has looked
-            self._tap = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+            duplicate = os.dup(self.transport.get_extra_info("socket").fileno())
+            # Told what it is, it does not ask the kernel; its family plays no part in sending.
+            self._tap = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, duplicate)
         return self._tap
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Its event loop: to ask for the running one costs a system call on Python 3.11."""
+        return self._loop
 
     def close_tap(self) -> None:
         """Give the duplicate back; nothing is sent to it any more."""

@@ -28,7 +28,7 @@ class Outgoing:
         outcome: how it ended; meaningful once `done` was called.
     """
 
-    __slots__ = ("_done", "_file", "_pace", "_pump", "_ready", "_timer", "outcome", "started")
+    __slots__ = ("_done", "_file", "_loop", "_pace", "_pump", "_ready", "_timer", "outcome", "started")
 
     def __init__(
         self,
@@ -39,7 +39,8 @@ class Outgoing:
         done: Callable[[], None],
     ) -> None:
         self._ready, self._file, self._pace, self._done = ready, file, pace, done
-        self.started = asyncio.get_running_loop().time()
+        self._loop = connection.loop
+        self.started = self._loop.time()
         self.outcome: Outcome = "sent"
         self._timer: asyncio.TimerHandle | None = None
         file.hold()
@@ -51,7 +52,7 @@ class Outgoing:
             self._pump.start()
         else:
             stalled = Stalled(f"the client took no head in {self._pace.window} s")
-            self._timer = asyncio.get_running_loop().call_later(self._pace.window, self._end, stalled)
+            self._timer = self._loop.call_later(self._pace.window, self._end, stalled)
 
     def flushed(self) -> None:
         """The kernel has all of the head now; nothing happens if it had before."""

@@ -13,10 +13,12 @@ Rule 4: where the kernel cannot (TLS, systems without a fitting sendfile), `prea
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import socket
 import struct
 import sys
+import termios
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -170,7 +172,7 @@ class Pump:
     """
 
     __slots__ = (
-        *("_connection", "_delivered", "_done", "_fd", "_next", "_pace", "_span", "_timer", "_transport"),
+        *("_connection", "_delivered", "_done", "_fd", "_loop", "_next", "_pace", "_span", "_timer", "_transport"),
         "moved",
     )
 
@@ -180,7 +182,7 @@ class Pump:
         transport = connection.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")
-        self._connection, self._transport = connection, transport
+        self._connection, self._transport, self._loop = connection, transport, connection.loop
         self._span, self._pace, self._done = span, pace, done
         self._fd = connection.tap.fileno()
         self._next: asyncio.Handle | None = None  # the next turn, where the kernel may take more at once
@@ -202,7 +204,7 @@ class Pump:
             if self.moved == self._span.count:
                 self._end(None)
             elif self._timer is None:
-                self._next = asyncio.get_running_loop().call_soon(self.start)
+                self._next = self._loop.call_soon(self.start)
 
     def stop(self) -> None:
         """Send no more, and do not tell."""
@@ -211,7 +213,7 @@ class Pump:
             self._next.cancel()
             self._next = None
         if self._timer is not None:
-            asyncio.get_running_loop().remove_writer(self._fd)
+            self._loop.remove_writer(self._fd)
             self._timer.cancel()
             self._timer = None
 
@@ -230,10 +232,9 @@ class Pump:
 
     def _wait(self) -> None:
         if self._timer is None:
-            loop = asyncio.get_running_loop()
-            loop.add_writer(self._fd, self.start)
+            self._loop.add_writer(self._fd, self.start)
             self._delivered = self.moved - _unacknowledged(self._transport)
-            self._timer = loop.call_later(self._pace.window, self._judge)
+            self._timer = self._loop.call_later(self._pace.window, self._judge)
 
     def _judge(self) -> None:
         now = self.moved - _unacknowledged(self._transport)
@@ -241,7 +242,7 @@ class Pump:
             self._end(Stalled(f"the client took {now - self._delivered} bytes in {self._pace.window} s"))
             return
         self._delivered = now
-        self._timer = asyncio.get_running_loop().call_later(self._pace.window, self._judge)
+        self._timer = self._loop.call_later(self._pace.window, self._judge)
 
     def _end(self, error: Exception | None) -> None:
         self.stop()
@@ -278,11 +279,8 @@ def _unacknowledged(transport: asyncio.Transport) -> int:
     sock: socket.socket | None = transport.get_extra_info("socket")
     if sock is None:
         return 0
-    with suppress(OSError, ImportError, AttributeError):
+    with suppress(OSError, AttributeError):
         if sys.platform == "darwin":
             return sock.getsockopt(socket.SOL_SOCKET, 0x1024)  # SO_NWRITE
-        import fcntl  # noqa: PLC0415  # absent where there are no such sockets either
-        import termios  # noqa: PLC0415  # as above
-
         return int(struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0"))[0])
     return 0
