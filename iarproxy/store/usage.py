@@ -7,6 +7,8 @@ Rule 2: what the disk holds after a power cut is at most `slack` bytes below the
 Rule 3: one that is missing or damaged is `LOST`. Few blobs are then counted at once, more by a `recount`, meanwhile
         nothing is said to fit.
 Rule 4: while a recount runs, the names that change are noted, and looked at again at its end.
+Rule 5: whoever restores a copy, or removes blobs by hand, tells nobody. So the record says how the folders were when it
+        was written (`traces`); a `serve` that finds them otherwise begins with a counter that is `STALE`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import os
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -64,6 +66,7 @@ class Record:
         pending: the digest whose final name is about to appear (`size` above zero or `blobs` 1) or to go, with what
             that changes; None: nothing is under way.
         noting: a recount runs.
+        traces: see `Counter.traces`; empty: from an older iarproxy.
     """
 
     size: int
@@ -72,6 +75,7 @@ class Record:
     low: int
     pending: tuple[str, int, int] | None = None
     noting: bool = False
+    traces: str = ""
 
     def pack(self) -> bytes:
         """The record as `_WIDTH` bytes with a checksum: a power cut may leave half of it."""
@@ -148,6 +152,7 @@ class Usage:
 
     def write(self, record: Record, *, sync: bool = False) -> None:
         """Replace the record, durably where `sync`; only this holder can see half of it."""
+        record = replace(record, traces=self._counter.traces())
         self.record = replace(record, low=record.size) if sync else record
         os.pwrite(self._fd, self.record.pack(), 0)
         if sync:
@@ -190,10 +195,22 @@ class Counter:
             os.close(fd)
 
     def doubt(self) -> None:
-        """Take the counter for stale where the system does not tell whether it was restarted. A `serve` begins."""
+        """A `serve` begins: take the counter for stale where the system does not tell whether it was restarted, or
+        where the folders were changed by somebody who does not count.
+        """
         with self.held() as usage:
-            if usage.record.run == _UNTOLD:
+            foreign = usage.record.traces != self.traces() and usage.standing is Standing.EXACT
+            if foreign or usage.record.run == _UNTOLD:
                 usage.write(replace(usage.record, run=_EARLIER))
+
+    def traces(self) -> str:
+        """What changes when a name in the folders of blobs does, or the store is copied; costs a stat of each."""
+        found = []
+        for algorithm in ALGORITHMS:
+            with suppress(FileNotFoundError):
+                folder = os.stat(f"{self.layout.root}/blobs/{algorithm}")  # noqa: PTH116  # paths are plain strings here
+                found.append(f"{folder.st_ino} {folder.st_mtime_ns}")
+        return " ".join(found)
 
     def note(self, digest: str) -> None:
         """Tell the recount that runs that the name of `digest` changes."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -169,6 +170,34 @@ async def test_where_the_system_does_not_tell_its_restarts(open_store: OpenStore
     assert counted(store) == await told(store)
 
 
+async def test_what_was_removed_by_hand_is_noticed_by_the_next_serve(open_store: OpenStore) -> None:
+    """Blobs that somebody removes, or brings in with a copy, are not counted for ever as they were."""
+    store = await open_store()
+    for each in (b"one", b"two"):
+        await store.put(Digest.of(each), each)
+    store.lock_for_serving().close()
+    assert (await store.stats()).standing is Standing.EXACT
+    (store.root / "blobs" / "sha256" / Digest.of(b"one").hex).unlink()
+    store.lock_for_serving().close()
+    assert (await store.stats()).standing is Standing.STALE
+    assert await store.recount()
+    assert counted(store) == await told(store) == (1, 3)
+    store.lock_for_serving().close()
+    assert (await store.stats()).standing is Standing.EXACT
+
+
+async def test_a_copy_of_a_store_is_counted_anew(open_store: OpenStore, tmp_path: Path) -> None:
+    """It was copied while blobs came in: the counter is of another moment than the blobs."""
+    store = await open_store()
+    await store.put(Digest.of(b"held"), b"held")
+    await store.close()
+    shutil.copytree(tmp_path / "store", tmp_path / "copy")
+    copy = Store.open(tmp_path / "copy", max_size=2**30)
+    copy.lock_for_serving().close()
+    assert (await copy.stats()).standing is Standing.STALE
+    await copy.close()
+
+
 # --- a recount beside publishers ---
 
 
@@ -256,6 +285,8 @@ async def test_a_start_walks_no_blobs(open_store: OpenStore, tmp_path: Path) -> 
         return log.read_text().count("\n")
 
     store = await open_store()
+    fill(store, 1)
+    calls()  # notices that nobody counted it
     none = calls()
     fill(store, 2000)
     assert none == calls()
