@@ -6,13 +6,15 @@ Rule 2: what an answer is made from lives until the mirror tells that its tag ch
         its `Date` is over; so a hit is one look in one table, and a recall, repin or drift shows as soon as the mirror
         knows. What holds a file, or is true for a time only, lives until the second is over too.
 Rule 3: the same bytes mean the same: a head that was read once is not read again.
-Rule 4: bounded: `CAPACITY` heads and answers, `MAX_FILES` open files; then all are forgotten and made anew.
+Rule 4: each table is bounded, to `CAPACITY` entries and `BUDGET` bytes, and files to `MAX_FILES` open ones; what would
+        exceed that begins the table anew, which costs nothing for each request that it had.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from typing import TypeVar
 
 from iarproxy.oci import TagReference
 from iarproxy.server.accounts import Accounts, Outcome, Topic
@@ -20,8 +22,38 @@ from iarproxy.server.answer import date_line
 from iarproxy.server.head import MAX_HEAD, Plain, read_head
 from iarproxy.server.ready import Kitchen, Prepared, Ready
 
-CAPACITY = 4096
+CAPACITY = 16_384
+BUDGET = 16 * 2**20
 MAX_FILES = 256
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Table(dict[K, V]):
+    """A dict within bounds. `weight`: the bytes that its entries were put in with."""
+
+    __slots__ = ("weight",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = 0
+
+    def takes(self, weight: int) -> bool:
+        """Whether an entry of so many bytes fits."""
+        return len(self) < CAPACITY and self.weight + weight <= BUDGET
+
+    def put(self, key: K, value: V, weight: int) -> None:
+        """Add an entry; where it does not fit, it is the first one of a new table."""
+        if not self.takes(weight):
+            self.clear()
+        self[key] = value
+        self.weight += weight
+
+    def clear(self) -> None:
+        """Have no entries."""
+        super().clear()
+        self.weight = 0
 
 
 class Lane:
@@ -32,11 +64,11 @@ class Lane:
     """
 
     def __init__(self, kitchen: Kitchen, accounts: Accounts) -> None:
-        self.ready: dict[bytes, Ready] = {}
+        self.ready: Table[bytes, Ready] = Table()
         self._kitchen, self._accounts = kitchen, accounts
         self._hits, self._limit = accounts.hits, accounts.limit
-        self._known: dict[bytes, Plain | None] = {}
-        self._answers: dict[Plain, Prepared] = {}
+        self._known: Table[bytes, Plain | None] = Table()
+        self._answers: Table[Plain, Prepared] = Table()
         self._brief: list[Plain] = []
         self._timer: asyncio.TimerHandle | None = None
         kitchen.memory.on_change(self.forget)
@@ -52,10 +84,9 @@ class Lane:
             if prepared is None:
                 return None
             self._keep(plain, prepared)
-        if len(self.ready) >= CAPACITY:
-            self.ready.clear()
         now = time.time()  # noqa: TID251  # the wire's `Date`, no decision
-        ready = self.ready[head] = prepared.dated(date_line(int(now)))
+        ready = prepared.dated(date_line(int(now)))
+        self.ready.put(head, ready, len(head) + len(ready.head))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(1.001 - now % 1, self._turn)
         return ready
@@ -103,7 +134,10 @@ class Lane:
 
     def _drop(self, plain: Plain) -> None:
         prepared = self._answers.pop(plain, None)
-        if prepared is not None and prepared.file is not None:
+        if prepared is None:
+            return
+        self._answers.weight -= prepared.weight
+        if prepared.file is not None:
             prepared.file.release()
 
     def _read(self, head: bytes) -> Plain | None:
@@ -111,15 +145,13 @@ class Lane:
             return self._known[head]
         except KeyError:
             plain = read_head(head)
-        if len(self._known) >= CAPACITY:
-            self._known.clear()
-        self._known[head] = plain
+        self._known.put(head, plain, 2 * len(head))
         return plain
 
     def _keep(self, plain: Plain, prepared: Prepared) -> None:
-        if len(self._answers) >= CAPACITY or len(self._brief) >= MAX_FILES:
+        if not self._answers.takes(prepared.weight) or len(self._brief) >= MAX_FILES:
             self.forget()
-        self._answers[plain] = prepared
+        self._answers.put(plain, prepared, prepared.weight)
         if prepared.brief:
             self._brief.append(plain)
 

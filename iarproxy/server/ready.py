@@ -65,6 +65,11 @@ class Prepared:
     count: int = 0
     brief: bool = False
 
+    @property
+    def weight(self) -> int:
+        """Bytes that are its own: a longer body belongs to the mirror's memory."""
+        return len(self.before) + len(self.after)
+
     def dated(self, date: bytes) -> Ready:
         """The answer with this `Date` line."""
         head = self.before + date + self.after

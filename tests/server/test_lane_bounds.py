@@ -11,7 +11,7 @@ from pathlib import Path
 from iarproxy.oci import Digest
 from iarproxy.server.accounts import LOGGED
 from iarproxy.server.head import MAX_HEAD
-from iarproxy.server.lane import CAPACITY, MAX_FILES, Lane
+from iarproxy.server.lane import BUDGET, CAPACITY, MAX_FILES, Lane, Table
 from serving import Served, both_loops, read_reply, serving, until
 from test_lane import GET, MemoryMirror
 from test_lane_states import BIG, PING, blob, files_of, head_of, slow_client, taken
@@ -39,7 +39,7 @@ class Weighed:
 
 
 async def test_heads_that_differ(tmp_path: Path) -> None:
-    """Ten thousand different heads of the largest kind leave two tables of `CAPACITY` of them, not more."""
+    """Ten thousand different heads of the largest kind leave tables of `BUDGET` bytes, not more."""
     mirror = MemoryMirror(tmp_path)
     mirror.pin("docker.io/library/alpine:3")
     async with serving(mirror, memory=mirror) as served:
@@ -48,8 +48,20 @@ async def test_heads_that_differ(tmp_path: Path) -> None:
             padded = GET.replace(b"\r\n\r\n", b"\r\nX: %d\r\n\r\n" % at)
             padded = padded.replace(b"X: ", b"X: " + b"0" * (MAX_HEAD - len(padded)))
             assert lane_of(served).find(padded) is not None
-        assert weighed.more() < 2 * CAPACITY * (MAX_HEAD + 512)
-        assert len(lane_of(served).ready) <= CAPACITY
+        assert weighed.more() < 3 * BUDGET
+        assert len(lane_of(served).ready) < BUDGET // MAX_HEAD
+
+
+def test_a_table_is_bounded_by_entries_and_bytes() -> None:
+    """Rule 4: what does not fit begins the table anew."""
+    table: Table[int, int] = Table()
+    for key in range(CAPACITY):
+        table.put(key, key, 1)
+    assert (CAPACITY, CAPACITY) == (len(table), table.weight)
+    table.put(-1, -1, 10)
+    assert ({-1: -1}, 10) == (dict(table), table.weight)
+    table.put(-2, -2, BUDGET)
+    assert ({-2: -2}, BUDGET) == (dict(table), table.weight)
 
 
 @both_loops
