@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from contextlib import AsyncExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -29,6 +31,8 @@ from iarproxy.store import ServingLock, Store
 
 log = structlog.get_logger("iarproxy.serve")
 
+_CHECKED = 10.0  # seconds that the check before the first worker is good for; who is started later checks again
+
 
 def serve(config: ConfigOption = None) -> None:
     """Serve the mirror.
@@ -40,8 +44,9 @@ def serve(config: ConfigOption = None) -> None:
     become_owner(settings.store.path)
     lock, metrics = asyncio.run(_check(settings))
     log.info("configuration", file=str(settings.source or "built-in defaults"), store=str(settings.store.path))
+    building = partial(build, checked_until=time.monotonic() + _CHECKED)
     with closing(lock):
-        code = supervise(serve_settings(settings, metrics), build, lambda: _again(config, metrics, settings))
+        code = supervise(serve_settings(settings, metrics), building, lambda: _again(config, metrics, settings))
     raise SystemExit(code)
 
 
@@ -98,12 +103,13 @@ def _again(chosen: Path | None, metrics: Path | None, before: Config) -> ServeSe
     return serve_settings(config, metrics)
 
 
-async def build(context: WorkerContext) -> Faces:
-    """The faces of one worker."""
+async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
+    """The faces of one worker. `checked_until` (monotonic): so long it need not check the ledger's structure again."""
     config: Config = context.settings.config
+    checked = time.monotonic() < checked_until
     async with AsyncExitStack() as stack:
         metrics = Metrics.open(context.settings.metrics_dir)
-        rooms = await stack.enter_async_context(open_rooms(config, os.environ, metrics, checked=True))
+        rooms = await stack.enter_async_context(open_rooms(config, os.environ, metrics, checked=checked))
         elected = rooms.store.election("chores")
         stack.callback(elected.close)
         chores = Chores(rooms.store, rooms.ledger, rooms.mirror.drift, elected)

@@ -5,8 +5,8 @@ Rule 1: a missing or blank database is made only where nothing can have been for
 Rule 2: a database of another store, of an altered schema, or behind the journal file (an old backup) does not open.
 Rule 3: a journal file behind the database is brought up to it; a torn last line is written anew.
 Rule 4: the whole file's structure is checked (`quick_check`) while it is small: about 6 ms for each MB, so at most
-        0.4 s, and once a start: workers do not do it again. A damaged row is no reason to refuse: its tag answers 503
-        and the rest is served.
+        0.4 s, and once a start: workers do not do it again, but for those that are started later. A damaged row is no
+        reason to refuse: its tag answers 503 and the rest is served.
 """
 
 from __future__ import annotations
