@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 from uuid import uuid4
@@ -48,6 +49,8 @@ class Press:
         with self._counter.held() as usage:
             self._link(source, digest, size, usage)
         self.confirm(digest)
+        with suppress(OSError, StoreUnavailable):  # what is published is durable; the next one will try, or wait
+            self._counter.sync_early()
 
     def confirm(self, digest: Digest) -> None:
         """Make an existing final name durable: whoever linked it may not have come to that."""

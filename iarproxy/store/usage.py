@@ -3,7 +3,8 @@
 Rule 1: final names change under the counter's lock only, and each change is written ahead: the next holder looks
         whether that one name is there, so a process killed in between leaves an exact counter.
 Rule 2: what the disk holds after a power cut is at most `slack` bytes below the folders: before it would grow further,
-        the counter is synced. So one that was not written since this machine started is `STALE`, and bounded.
+        the counter is synced; half way there already, without the lock, so that no admission waits for the disk. So one
+        that was not written since this machine started is `STALE`, and bounded.
 Rule 3: one that is missing or damaged is `LOST`. Few blobs are then counted at once, more by a `recount`, meanwhile
         nothing is said to fit.
 Rule 4: while a recount runs, the names that change are noted, and looked at again at its end.
@@ -23,6 +24,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Final, Self, assert_never
+from uuid import uuid4
 
 import orjson
 
@@ -67,6 +69,7 @@ class Record:
             that changes; None: nothing is under way.
         noting: a recount runs.
         traces: see `Counter.traces`; empty: from an older iarproxy.
+        syncing: who syncs it without the lock, and the least size since that began; None: nobody.
     """
 
     size: int
@@ -76,6 +79,7 @@ class Record:
     pending: tuple[str, int, int] | None = None
     noting: bool = False
     traces: str = ""
+    syncing: tuple[str, int] | None = None
 
     def pack(self) -> bytes:
         """The record as `_WIDTH` bytes with a checksum: a power cut may leave half of it."""
@@ -89,14 +93,15 @@ class Record:
         if not body or checksum != b"%08x" % zlib.crc32(body):
             return None
         found = orjson.loads(body)
-        pending = found.pop("pending")
-        return cls(**found, pending=tuple(pending) if pending else None)
+        pending, syncing = found.pop("pending"), found.pop("syncing", None)
+        return cls(**found, pending=tuple(pending) if pending else None, syncing=tuple(syncing) if syncing else None)
 
     def applied(self, size: int, blobs: int) -> Record:
         """With so many bytes and blobs more, and nothing pending."""
         changed = max(0, self.size + size)
         blobs = max(0, self.blobs + blobs)
-        return replace(self, size=changed, blobs=blobs, low=min(self.low, changed), pending=None)
+        syncing = None if self.syncing is None else (self.syncing[0], min(self.syncing[1], changed))
+        return replace(self, size=changed, blobs=blobs, low=min(self.low, changed), pending=None, syncing=syncing)
 
 
 class Usage:
@@ -153,7 +158,7 @@ class Usage:
     def write(self, record: Record, *, sync: bool = False) -> None:
         """Replace the record, durably where `sync`; only this holder can see half of it."""
         record = replace(record, traces=self._counter.traces())
-        self.record = replace(record, low=record.size) if sync else record
+        self.record = replace(record, low=record.size, syncing=None) if sync else record
         os.pwrite(self._fd, self.record.pack(), 0)
         if sync:
             self._counter.disk.fsync(self._fd)
@@ -211,6 +216,23 @@ class Counter:
                 folder = os.stat(f"{self.layout.root}/blobs/{algorithm}")  # noqa: PTH116  # paths are plain strings here
                 found.append(f"{folder.st_ino} {folder.st_mtime_ns}")
         return " ".join(found)
+
+    def sync_early(self) -> None:
+        """Sync the counter where half the slack is used up. Nobody else waits for the disk meanwhile."""
+        mine = uuid4().hex
+        with self.held() as usage:
+            record = usage.record
+            if record.syncing is not None or record.size - record.low <= self.slack // 2:
+                return
+            usage.write(replace(record, syncing=(mine, record.size)))
+        fd = os.open(self.layout.usage, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            self.disk.fsync(fd)
+        finally:
+            os.close(fd)
+        with self.held() as usage:
+            if usage.record.syncing is not None and usage.record.syncing[0] == mine:
+                usage.write(replace(usage.record, low=usage.record.syncing[1], syncing=None))
 
     def note(self, digest: str) -> None:
         """Tell the recount that runs that the name of `digest` changes."""

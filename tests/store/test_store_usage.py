@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,6 +142,33 @@ async def test_a_power_cut_costs_the_counter_a_known_amount(open_store: OpenStor
         disk.least = min(disk.least, record_of(store).size)
         assert counted(store)[1] <= disk.least + 1000
     assert 0 < syncs < 100
+
+
+class Stuck(OsDisk):
+    """A disk on which syncs of the counter take until they are let go."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.syncs, self.go = path, 0, threading.Event()
+
+    def fsync(self, fd: int) -> None:
+        if self.path.exists() and os.path.samestat(self.path.stat(), os.fstat(fd)):
+            self.syncs += 1
+            assert self.go.wait(20)
+        super().fsync(fd)
+
+
+async def test_no_admission_waits_for_a_sync_of_the_counter(open_store: OpenStore, tmp_path: Path) -> None:
+    """A disk that takes seconds for it delays whoever published, not what other clients ask for meanwhile."""
+    disk = Stuck(tmp_path / "store" / "usage")
+    store = await open_store(max_size=64 * 1000, disk=disk)
+    first = asyncio.create_task(store.put(Digest.of(bytes(600)), bytes(600)))
+    while not disk.syncs:
+        await asyncio.sleep(0.01)
+    await store.put(Digest.of(bytes(300)), bytes(300))
+    assert await told(store) == (2, 900)
+    disk.go.set()
+    await first
+    assert (1, 600) == (disk.syncs, record_of(store).low)
 
 
 async def test_after_a_power_cut_the_worst_is_believed_until_it_is_counted(open_store: OpenStore) -> None:
