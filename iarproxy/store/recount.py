@@ -40,6 +40,7 @@ def recount(counter: Counter) -> Generator[int]:
         with counter.held() as usage:
             usage.write(_corrected(counter, _noted(changes), names, sizes))
             os.ftruncate(changes.fd, 0)
+    counter.sync_early()  # until then the disk may show what was believed before
 
 
 def _begun(counter: Counter, changes: LockFile) -> bool:
@@ -68,4 +69,4 @@ def _corrected(counter: Counter, changed: set[Digest], names: array[int], sizes:
     for digest in changed:
         with suppress(FileNotFoundError):
             size, count = size + os.lstat(counter.layout.blob(digest)).st_size, count + 1
-    return Record(size, count, counter.run, size)
+    return Record(size, count, counter.run, 0)

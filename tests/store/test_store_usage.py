@@ -144,6 +144,17 @@ async def test_a_power_cut_costs_the_counter_a_known_amount(open_store: OpenStor
     assert 0 < syncs < 100
 
 
+async def test_what_was_counted_anew_is_made_durable(open_store: OpenStore, tmp_path: Path) -> None:
+    """A power cut after a recount does not bring back a counter that is too low by more than the slack."""
+    disk = Durable(tmp_path / "store" / "usage")
+    store = await open_store(max_size=64 * 1000, disk=disk)
+    (store.root / "blobs" / "sha256" / Digest.of(bytes(5000)).hex).write_bytes(bytes(5000))
+    store.lock_for_serving().close()
+    assert await store.recount()
+    assert (1, 5000) == await told(store)
+    assert 5000 == disk.least
+
+
 class Stuck(OsDisk):
     """A disk on which syncs of the counter take until they are let go."""
 
