@@ -3,7 +3,8 @@
 Rule 1: nothing is set up at import and no environment is read: `Metrics.open` is told the folder that workers share.
 Rule 2: labels have few values: kinds, outcomes, status classes and the names of configured upstreams; never a
         repository, tag, digest or client (threats T78, T80).
-Rule 3: metrics never fail what they measure.
+Rule 3: metrics never fail what they measure: the library writes through memory maps, and a page for which the disk has
+        no room is a SIGBUS. So the room is taken when a worker starts, or its counters stay its own.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10, 60, 300)
+_MAPPED = 256 * 1024  # bytes: more than all labels that there can be take, with some dozen upstreams
 _FOLDER = "PROMETHEUS_MULTIPROC_DIR"  # the library's own channel; set here, never read by us
 
 
@@ -45,7 +47,12 @@ class Metrics:
 
     @classmethod
     def open(cls, folder: Path | None) -> Metrics:
-        """This process's counters; call it after the fork. `folder`: shared by all workers; None: there is only one."""
+        """This process's counters; call it after the fork.
+
+        `folder`: shared by all workers; None, or a disk without room: this process counts for itself.
+        """
+        if folder is not None and not _has_room(folder):
+            folder = None
         if folder is not None:
             os.environ[_FOLDER] = str(folder)
             values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]  # as the library ships it
@@ -105,6 +112,22 @@ class Metrics:
             MultiProcessCollector(everyone, path=str(self.folder))  # type: ignore[no-untyped-call]  # as above
         gauges = [f"# TYPE iarproxy_{name} gauge\niarproxy_{name} {value}\n" for name, value in now.items()]
         return bytes(generate_latest(everyone)) + "".join(gauges).encode("ascii")
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether the files that the library will map have all their bytes on the disk."""
+    if not hasattr(os, "posix_fallocate"):
+        return True
+    try:
+        for kind in ("counter", "histogram"):
+            fd = os.open(folder / f"{kind}_{os.getpid()}.db", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.posix_fallocate(fd, 0, _MAPPED)
+            finally:
+                os.close(fd)
+    except OSError:
+        return False
+    return True
 
 
 def clear(folder: Path) -> None:

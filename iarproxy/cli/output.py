@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from datetime import datetime
 from enum import IntEnum
 from typing import Any, NoReturn, assert_never
@@ -109,7 +110,7 @@ def pulls(used: UseSummary) -> str:
         case Used(clients=0):
             return f"{_times(used)}; clients are not recorded"
         case Used():
-            newest = ", ".join(_client(each) for each in used.newest if each.client)
+            newest = ", ".join(_client(each) for each in _one_each(used.newest))
             return f"{_times(used)}, by {used.clients} {'client' if used.clients == 1 else 'clients'}: {newest}"
         case NotUsed():
             return f"not pulled yet, or not in the last {KEPT.days} days"
@@ -123,6 +124,15 @@ def _times(used: Used) -> str:
     if used.count == 1:
         return f"once, {when(used.last)}"
     return f"{used.count} times since {when(used.first)}, last {when(used.last)}"
+
+
+def _one_each(newest: Iterable[Use]) -> list[Use]:
+    """The newest use of each client that is known: one may have been given several digests."""
+    found: dict[str, Use] = {}
+    for use in newest:
+        if use.client:
+            found.setdefault(use.client, use)
+    return list(found.values())
 
 
 def _client(use: Use) -> str:

@@ -39,6 +39,7 @@ _STEP = 1000  # rows forgotten in one transaction
 _SHARE = 100  # the rows are counted once in so many of them that were added
 _PATIENCE = 5.0  # seconds to wait for other processes
 _DEADLINE = 10.0  # seconds that a reader waits
+_LAST = 1.0  # seconds that closing waits; the process ends in any case, and its file with it
 _SETTINGS = ("synchronous=NORMAL", "secure_delete=ON", "temp_store=MEMORY")
 _SIDE_FILES = ("-journal", "-wal", "-shm")
 
@@ -105,7 +106,7 @@ class Uses:
         self._closed = True
         self._thread.submit(self._close)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_DEADLINE):
+            async with asyncio.timeout(_LAST):
                 await asyncio.to_thread(self._thread.shutdown)
 
     async def _do(self, work: Callable[[], T]) -> T:

@@ -30,7 +30,7 @@ _LIMIT = 20_000  # entries, of about 300 bytes; twice as many while they are rec
 _ROOM = 0.1  # of the limit: so much leaves at once, so that it happens seldom
 _BATCH = 500  # uses recorded in one transaction
 _SLICE = 200  # entries merged at once: less than a millisecond
-_LAST = 5.0  # seconds for what is left when the worker ends
+_LAST = 2.0  # seconds for the last flush: a worker that leaves has a few more in all
 
 log = structlog.get_logger("iarproxy.usage")
 

@@ -119,6 +119,9 @@ class Progress:
         self.moved_at = self._loop.time()
         self._quiet_until = self.moved_at + _INTERVAL + _WAKING * len(self._waiting)
         self._drop_telling()
+        if (self.agreed or self.ended) and self._giving_up is not None:
+            self._giving_up.cancel()  # nobody waits any more, and a timer would keep all this in memory
+            self._giving_up = None
         self._wake()
 
     async def change(self, stall: float) -> None:

@@ -33,6 +33,8 @@ def test_the_line_for_people() -> None:
         ),
         "7 times since 2026-11-22 03:00:00Z, last 2026-11-22 03:05:00Z, by 2 clients: "
         "10.0.0.2 2026-11-22 03:05:00Z, 10.0.0.1 2026-11-22 03:00:00Z": two,
+        "2 times since 2026-11-22 03:00:00Z, last 2026-11-22 03:05:00Z, by 1 client: "
+        "10.0.0.1 2026-11-22 03:05:00Z": Used(NOW, later, 2, 1, (use("10.0.0.1", later), use("10.0.0.1"))),
         "once, 2026-11-22 03:00:00Z; clients are not recorded": Used(NOW, NOW, 1, 0, (use(None),)),
     }
     assert list(expected) == [pulls(used) for used in expected.values()]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 from aiohttp import ClientSession, web
 
 from iarproxy.errors import LedgerDamaged, StoreUnavailable
@@ -270,6 +271,21 @@ def test_metrics_of_all_workers_are_one(tmp_path: Path) -> None:
     ]
     assert 'iarproxy_sent_bytes_total{kind="ping"} 2.0' in texts[0].stdout
     assert 'iarproxy_sent_bytes_total{kind="ping"} 4.0' in texts[1].stdout
+    assert all(each.stat().st_blocks * 512 >= each.stat().st_size for each in tmp_path.iterdir())
     forget(tmp_path, 1)
     clear(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.root
+def test_metrics_where_the_disk_is_full(tmp_path: Path) -> None:
+    """Rule 3: a worker whose counters cannot be shared counts for itself; it is not killed by its own memory map."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)], check=True)
+    try:
+        (tmp_path / "others").write_bytes(bytes(60_000))
+        ran = subprocess.run(
+            [sys.executable, "-c", CHILD, str(tmp_path)], check=True, capture_output=True, text=True, timeout=60
+        )
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+    assert 'iarproxy_sent_bytes_total{kind="ping"} 2.0' in ran.stdout

@@ -123,3 +123,18 @@ async def test_a_wait_gives_up_when_nothing_moves() -> None:
     await asyncio.gather(patient, return_exceptions=True)
     with pytest.raises(Unavailable):
         await progress.change(0.0)
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+async def test_what_has_ended_leaves_no_timer(agreed: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    """A follower's deadline goes with the ingest: a timer would keep all of it in memory for minutes."""
+    progress = Progress()
+    progress.grow(1, SIZE)
+    crowd = Crowd(progress, 3)
+    await asyncio.sleep(0)
+    if agreed:
+        progress.agree(SIZE)
+    else:
+        progress.abandon()
+    await crowd.done()
+    assert progress._giving_up is None
