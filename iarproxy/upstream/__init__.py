@@ -9,7 +9,8 @@ Rule 3: secrets (passwords, tokens, signed URLs) stay here: not in logs, message
 
 from iarproxy.upstream.client import Timeouts
 from iarproxy.upstream.closed import Upstreams
-from iarproxy.upstream.registry import FetchedManifest, Upstream
+from iarproxy.upstream.endpoint import FetchedManifest
+from iarproxy.upstream.registry import Upstream
 from iarproxy.upstream.retry import Retry
 from iarproxy.upstream.transfer import Transfer
 

@@ -20,6 +20,7 @@ from iarproxy.upstream.asking import Asker
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.client import Client, Meter, Timeouts
 from iarproxy.upstream.credentials import Credential
+from iarproxy.upstream.endpoint import Endpoint
 from iarproxy.upstream.guard import Lookup, Policy, SystemLookup
 from iarproxy.upstream.registry import Upstream
 from iarproxy.upstream.retry import Retry
@@ -79,7 +80,7 @@ class Upstreams:
                 held.push_async_callback(client.close)
                 tokens = _tokens(name, each, client, cache, now)
                 held.push_async_callback(tokens.close)
-                upstreams[name] = Upstream(Asker(client, tokens, now), cache, retry or Retry())
+                upstreams[name] = Upstream([Endpoint(Asker(client, tokens, now), cache)], cache, retry or Retry())
             return cls(upstreams, held.pop_all())
 
     def __getitem__(self, registry: str) -> Upstream:

@@ -57,6 +57,10 @@ class Transfer:
             text = f"{self._client.name} sent {at - self.offset} of {self.size - self.offset} bytes and broke off"
             raise UpstreamUnavailable(text, upstream=self._client.name)
 
+    def release(self) -> None:
+        """Be done with it; its connection is closed unless the body was read to its end."""
+        self._response.release()
+
 
 class _Pace:
     """Waits for upstream, and gives up below a minimum rate over a span of waiting."""

@@ -21,6 +21,7 @@ from iarproxy.upstream import Upstream
 from iarproxy.upstream.asking import Asker
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.client import Client
+from iarproxy.upstream.endpoint import Endpoint
 from iarproxy.upstream.guard import AddressRefused, Policy, Reach, reach_of
 from iarproxy.upstream.tokens import Tokens
 from images import Published, small_image
@@ -45,7 +46,7 @@ async def as_if_public(url: str, *answers: list[str]) -> AsyncIterator[Upstream]
     cache = await SharedCache.open(None)
     tokens = Tokens(client, cache=cache, now=lambda: datetime.now(UTC))
     try:
-        yield Upstream(Asker(client, tokens, lambda: datetime.now(UTC)), cache, no_waits())
+        yield Upstream([Endpoint(Asker(client, tokens, lambda: datetime.now(UTC)), cache)], cache, no_waits())
     finally:
         await tokens.close()
         await client.close()

@@ -1,0 +1,177 @@
+"""One base URL of an upstream, asked once: manifests, blobs, tags and referrers, or one of our two kinds of failure.
+
+Rule 1: GET and HEAD only; both ask for manifests with the full Accept list, so that a tag means one thing.
+Rule 2: success is status 200 (206 for a part that was asked for); a header that contradicts the bytes is refused;
+        bodies are bounded before they are read (threats T42, T44).
+Rule 3: a HEAD is a hint. Where a registry answers it worse than the GET (401, 403, 405), the GET decides.
+Rule 4: one call is one try. Whether another one follows, here or at another endpoint, `registry.Upstream` decides.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+
+from yarl import URL
+
+from iarproxy.errors import DigestInvalid, UnknownBlob, UnknownManifest, UpstreamWrong
+from iarproxy.oci import DOCKER_HUB, MAX_MANIFEST, Digest, Tag
+from iarproxy.oci.media_types import ACCEPT_MANIFESTS, without_parameters
+from iarproxy.upstream.asking import Asker
+from iarproxy.upstream.cache import SharedCache
+from iarproxy.upstream.client import Timeouts
+from iarproxy.upstream.listing import Lists
+from iarproxy.upstream.redirects import Ask
+from iarproxy.upstream.transfer import Transfer, begin
+
+_EVIDENCE = ("date", "etag", "last-modified", "docker-content-digest", "content-type", "content-length")
+_MAX_EVIDENCE = 512  # characters of one header kept as evidence
+_OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
+_POOR_HEAD = frozenset({400, 401, 403, 405, 501})
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedManifest:
+    """A manifest's bytes as upstream sent them.
+
+    Attributes:
+        media_type: what upstream claims, without parameters; empty where it claims nothing.
+        digest_header: `Docker-Content-Digest`, which agrees with the bytes; None: there was none.
+        headers: for evidence; names are lower case.
+    """
+
+    raw: bytes
+    media_type: str
+    digest_header: str | None
+    headers: dict[str, str]
+
+
+class Endpoint:
+    """One base URL with its connections, credentials and tokens. Made by `Upstreams`."""
+
+    def __init__(self, asker: Asker, cache: SharedCache) -> None:
+        self._asker = asker
+        self._client = asker.client
+        self._lists = Lists(asker, cache)
+
+    @property
+    def name(self) -> str:
+        """The canonical name of the registry."""
+        return self._client.name
+
+    @property
+    def url(self) -> URL:
+        """The configured base URL."""
+        return self._client.url
+
+    @property
+    def source(self) -> str:
+        """Where a pin says that it comes from."""
+        return str(self._client.url.origin())
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """How long one try may take."""
+        return self._client.timeouts
+
+    async def manifest(self, repository: str, wanted: Tag | Digest) -> FetchedManifest:
+        """See `Upstream.manifest`."""
+        what = f"manifest {spelled(repository, wanted)}"
+        ask = Ask("GET", self._path(repository, "manifests", wanted), ACCEPT_MANIFESTS)
+        async with self._asker.answer(ask, repository) as landed:
+            raw = await self._asker.body(landed, what, UnknownManifest, MAX_MANIFEST)
+            headers = landed.response.headers
+        media_type = without_parameters(headers.get("Content-Type"))
+        told = headers.get("Docker-Content-Digest")
+        if media_type == "text/html":
+            raise UpstreamWrong(f"{self.name} answers a web page for the {what}", upstream=self.name)
+        if told is not None and not _agrees(told, raw):
+            raise UpstreamWrong(f"{self.name} names a digest that its bytes for the {what} do not have")
+        if isinstance(wanted, Digest) and Digest.of(raw, wanted.algorithm) != wanted:
+            raise UpstreamWrong(f"{self.name} sends bytes for the {what} that do not have this digest")
+        evidence = {name: headers[name][:_MAX_EVIDENCE] for name in _EVIDENCE if name in headers}
+        return FetchedManifest(raw, media_type, told, evidence)
+
+    async def head_manifest(self, repository: str, wanted: Tag | Digest) -> Digest | None:
+        """See `Upstream.head_manifest`."""
+        ask = Ask("HEAD", self._path(repository, "manifests", wanted), ACCEPT_MANIFESTS)
+        async with self._asker.answer(ask, repository) as landed:
+            told = landed.response.headers.get("Docker-Content-Digest", "")
+            if landed.response.status == _OK:
+                return _digest(told)
+            if landed.response.status not in _POOR_HEAD:
+                what = f"manifest {spelled(repository, wanted)}"
+                raise await self._asker.failure(landed, what, UnknownManifest)
+        raw = (await self.manifest(repository, wanted)).raw
+        return Digest.of(raw, wanted.algorithm if isinstance(wanted, Digest) else "sha256")
+
+    async def blob_size(self, repository: str, digest: Digest) -> int | None:
+        """See `Upstream.blob_size`."""
+        url, what = self._path(repository, "blobs", digest), f"blob {spelled(repository, digest)}"
+        for method in ("HEAD", "GET"):
+            async with self._asker.answer(Ask(method, url), repository) as landed:
+                response = landed.response
+                if response.status == _OK:
+                    return None if "Content-Encoding" in response.headers else response.content_length
+                if method == "GET" or response.status not in _POOR_HEAD:
+                    raise await self._asker.failure(landed, what, UnknownBlob)
+        raise AssertionError("the loop returns or raises")
+
+    def blob_slot(self) -> AbstractAsyncContextManager[None]:
+        """One of the connections that blobs may take. Raises `UpstreamBusy` where none becomes free in time."""
+        return self._asker.blob_slot()
+
+    async def begin(self, repository: str, digest: Digest, offset: int) -> Transfer:
+        """The transfer of a blob from `offset` on, or from where it likes. The caller releases it.
+
+        Raises:
+            As `Upstream.blob`.
+        """
+        return await self._begin(Ask("GET", self._path(repository, "blobs", digest), offset=offset), repository, digest)
+
+    async def tags(self, repository: str) -> list[str]:
+        """See `Upstream.tags`."""
+        return await self._lists.tags(repository, self._path(repository, "tags", "list"))
+
+    async def referrers(self, repository: str, digest: Digest) -> bytes | None:
+        """See `Upstream.referrers`."""
+        return await self._lists.referrers(repository, self._path(repository, "referrers", digest))
+
+    async def _begin(self, ask: Ask, repository: str, digest: Digest) -> Transfer:
+        """The transfer that answers `ask`; without a Range where upstream answers another part than asked for."""
+        landed = await self._asker.timely(ask, repository)
+        response = landed.response
+        transfer = None
+        try:
+            if response.status in (_OK, _PARTIAL):
+                transfer = begin(self._client, response, digest, ask.offset)
+            elif response.status != _UNSATISFIABLE or not ask.offset:
+                raise await self._asker.failure(landed, f"blob {spelled(repository, digest)}", UnknownBlob)
+        finally:
+            if transfer is None:
+                response.release()
+        if transfer is None:
+            return await self._begin(replace(ask, offset=0), repository, digest)
+        return transfer
+
+    def _path(self, repository: str, kind: str, last: object) -> URL:
+        if self.name == DOCKER_HUB and "/" not in repository:
+            repository = f"library/{repository}"
+        return self.url.with_path(f"/v2/{repository}/{kind}/{last}")
+
+
+def spelled(repository: str, wanted: Tag | Digest) -> str:
+    """A reference for messages."""
+    return f"{repository}@{wanted}" if isinstance(wanted, Digest) else f"{repository}:{wanted}"
+
+
+def _digest(text: str) -> Digest | None:
+    try:
+        return Digest.parse(text)
+    except DigestInvalid:
+        return None
+
+
+def _agrees(told: str, raw: bytes) -> bool:
+    digest = _digest(told)
+    return digest is not None and Digest.of(raw, digest.algorithm) == digest
