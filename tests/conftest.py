@@ -30,6 +30,7 @@ import uvloop
 from hypothesis import settings
 from pytest_asyncio.plugin import PytestAsyncioFunction
 
+pytest_plugins = ["proofs"]
 GRACE = 2.0  # seconds that closing files, threads and processes may take to be gone
 PACKAGES = {
     "ctr": "containerd",
