@@ -38,12 +38,14 @@ class FetchedManifest:
         media_type: what upstream claims, without parameters; empty where it claims nothing.
         digest_header: `Docker-Content-Digest`, which agrees with the bytes; None: there was none.
         headers: for evidence; names are lower case.
+        source: the origin of the endpoint that sent them.
     """
 
     raw: bytes
     media_type: str
     digest_header: str | None
     headers: dict[str, str]
+    source: str = ""
 
 
 class Endpoint:
@@ -66,7 +68,7 @@ class Endpoint:
 
     @property
     def source(self) -> str:
-        """Where a pin says that it comes from."""
+        """The origin: where a pin says that it comes from."""
         return str(self._client.url.origin())
 
     @property
@@ -90,7 +92,7 @@ class Endpoint:
         if isinstance(wanted, Digest) and Digest.of(raw, wanted.algorithm) != wanted:
             raise UpstreamWrong(f"{self.name} sends bytes for the {what} that do not have this digest")
         evidence = {name: headers[name][:_MAX_EVIDENCE] for name in _EVIDENCE if name in headers}
-        return FetchedManifest(raw, media_type, told, evidence)
+        return FetchedManifest(raw, media_type, told, evidence, self.source)
 
     async def head_manifest(self, repository: str, wanted: Tag | Digest) -> Digest | None:
         """See `Upstream.head_manifest`."""

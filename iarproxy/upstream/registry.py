@@ -1,12 +1,13 @@
 """One upstream, as the mirror sees it: one registry, reached over one or more endpoints.
 
-Rule 1: tries, their pauses and their budget are the upstream's, whatever endpoint they go to.
+Rule 1: tries, their pauses and their budget are the upstream's, whatever endpoint they go to; see `failover`.
 Rule 2: what is remembered of answers is little and short: long tag lists, missing digests, a missing referrers API.
         What a tag means is always asked anew.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,10 +15,11 @@ from typing import TypeVar
 
 from yarl import URL
 
-from iarproxy.errors import Refused, UnknownBlob, UnknownManifest
+from iarproxy.errors import Refused, UnknownBlob, UnknownManifest, UpstreamUnavailable
 from iarproxy.oci import Digest, Tag
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.endpoint import Endpoint, FetchedManifest, spelled
+from iarproxy.upstream.failover import Endpoints
 from iarproxy.upstream.retry import Retry
 from iarproxy.upstream.transfer import Transfer
 
@@ -34,25 +36,26 @@ class Upstream:
     """
 
     def __init__(self, endpoints: Sequence[Endpoint], cache: SharedCache, retry: Retry) -> None:
-        self._endpoints = tuple(endpoints)
-        self._endpoint = self._endpoints[0]
+        self._endpoints = Endpoints(endpoints, asyncio.get_running_loop().time)
+        self._primary = endpoints[0]
+        self._blob_budget = 2.0 * sum(each.timeouts.blob for each in endpoints)
         self._cache = cache
         self._retry = retry
 
     @property
     def name(self) -> str:
         """The canonical name of the registry."""
-        return self._endpoint.name
+        return self._primary.name
 
     @property
     def url(self) -> URL:
-        """The configured base URL."""
-        return self._endpoint.url
+        """The configured base URL, of the primary endpoint."""
+        return self._primary.url
 
     @property
     def source(self) -> str:
-        """Where a pin says that it comes from."""
-        return self._endpoint.source
+        """The primary endpoint's origin."""
+        return self._primary.source
 
     async def manifest(self, repository_name: str, wanted: Tag | Digest) -> FetchedManifest:
         """The manifest that a tag or digest names, at most `MAX_MANIFEST` bytes.
@@ -65,7 +68,7 @@ class Upstream:
             f"the manifest {spelled(repository_name, wanted)}",
             wanted,
             UnknownManifest,
-            lambda: self._endpoint.manifest(repository_name, wanted),
+            lambda endpoint: endpoint.manifest(repository_name, wanted),
         )
 
     async def head_manifest(self, repository_name: str, wanted: Tag | Digest) -> Digest | None:
@@ -78,7 +81,7 @@ class Upstream:
             f"the manifest {spelled(repository_name, wanted)}",
             wanted,
             UnknownManifest,
-            lambda: self._endpoint.head_manifest(repository_name, wanted),
+            lambda endpoint: endpoint.head_manifest(repository_name, wanted),
         )
 
     async def blob_size(self, repository_name: str, digest: Digest) -> int | None:
@@ -91,7 +94,7 @@ class Upstream:
             f"the blob {spelled(repository_name, digest)}",
             digest,
             UnknownBlob,
-            lambda: self._endpoint.blob_size(repository_name, digest),
+            lambda endpoint: endpoint.blob_size(repository_name, digest),
         )
 
     @asynccontextmanager
@@ -101,12 +104,24 @@ class Upstream:
         Raises:
             UnknownBlob, Denied: upstream does not have it for us. UpstreamWrong, Unavailable: no usable answer.
         """
-        retry = replace(self._retry, budget=2 * self._endpoint.timeouts.blob)
-        what = f"the blob {spelled(repository_name, digest)}"
-        async with self._endpoint.blob_slot():
-            transfer = await retry.run(what, lambda: self._endpoint.begin(repository_name, digest, offset))
+        retry = replace(self._retry, budget=self._blob_budget)
+        unless = None if offset else self._endpoints.giver(digest)
+
+        async def begin(endpoint: Endpoint) -> tuple[Endpoint, Transfer]:
+            return endpoint, await endpoint.begin(repository_name, digest, offset)
+
+        async with self._primary.blob_slot():
+            endpoint, transfer = await retry.run(
+                f"the blob {spelled(repository_name, digest)}",
+                lambda: self._endpoints.ask(begin, by_digest=True, unless=unless),
+            )
             try:
                 yield transfer
+            except UpstreamUnavailable as error:
+                self._endpoints.failed(endpoint, error)
+                raise
+            else:
+                self._endpoints.gave(endpoint, digest)
             finally:
                 transfer.release()
 
@@ -117,7 +132,10 @@ class Upstream:
             UnknownName, Denied: there is no such repository for us. UpstreamWrong, Unavailable: no usable answer.
         """
         retry = replace(self._retry, budget=2 * self._retry.budget)  # pages
-        return await retry.run(f"the tags of {repository_name}", lambda: self._endpoint.tags(repository_name))
+        return await retry.run(
+            f"the tags of {repository_name}",
+            lambda: self._endpoints.ask(lambda endpoint: endpoint.tags(repository_name), by_digest=False),
+        )
 
     async def referrers(self, repository_name: str, digest: Digest) -> bytes | None:
         """The image index of what refers to `digest`; None: this registry has no referrers API.
@@ -126,17 +144,21 @@ class Upstream:
             Denied: it is not for us. UpstreamWrong, Unavailable: no usable answer.
         """
         what = f"the referrers of {spelled(repository_name, digest)}"
-        return await self._retry.run(what, lambda: self._endpoint.referrers(repository_name, digest))
+        return await self._retry.run(
+            what,
+            lambda: self._endpoints.ask(lambda endpoint: endpoint.referrers(repository_name, digest), by_digest=False),
+        )
 
     async def _sought(
-        self, what: str, wanted: Tag | Digest, missing: type[Refused], attempt: Callable[[], Awaitable[T]]
+        self, what: str, wanted: Tag | Digest, missing: type[Refused], act: Callable[[Endpoint], Awaitable[T]]
     ) -> T:
-        """The result of `attempt`, tried again as `Retry` says; a digest just found missing is not asked for."""
-        key = f"missing {self.source} {what}" if isinstance(wanted, Digest) else ""
+        """The result of `act`, tried again as `Retry` says; a digest just found missing is not asked for."""
+        by_digest = isinstance(wanted, Digest)
+        key = f"missing {self.source} {what}" if by_digest else ""
         if key and await self._cache.get(key) is not None:
             raise missing(f"{self.name} has no {what} (asked a moment ago)", upstream=self.name, status=404)
         try:
-            return await self._retry.run(what, attempt)
+            return await self._retry.run(what, lambda: self._endpoints.ask(act, by_digest=by_digest))
         except missing:
             if key:
                 await self._cache.put(key, b"-", _MISSING_FOR)

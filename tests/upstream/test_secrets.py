@@ -119,7 +119,7 @@ async def test_no_secret_is_shown(password: Path, caplog: pytest.LogCaptureFixtu
         registry.content.publish("a/b", "1", small_image())
         await upstream.manifest("a/b", Tag("1"))
         (token,) = authority.issued
-        shown = [repr(upstream), caplog.text, repr(vars(upstream)), repr(vars(upstream._endpoint._asker._tokens))]
+        shown = [repr(upstream), caplog.text, repr(vars(upstream)), repr(vars(upstream._primary._asker._tokens))]
         for fault in (
             Fault(status=500),
             Fault(status=403),
