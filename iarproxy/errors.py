@@ -73,6 +73,18 @@ class Denied(Refused):
     """Policy, or upstream's access control, says no."""
 
 
+class Stopped(Denied):
+    """Policy says no, in the form that ends the pull of a client which would go on to the real upstream otherwise.
+
+    Attributes:
+        reason: one word that the client's own error will show, such as `tag-drift`.
+    """
+
+    def __init__(self, message: str, reason: str, **detail: str | int | None) -> None:
+        super().__init__(message, **detail)
+        self.reason = reason
+
+
 class RangeUnsatisfiable(Refused):
     """A byte range that starts behind the end of the blob of `size` bytes."""
 
@@ -106,6 +118,14 @@ class UpstreamTimeout(UpstreamUnavailable):
 
 class UpstreamBusy(UpstreamUnavailable):
     """Upstream said 429: its rate limit is used up."""
+
+
+class UpstreamHeld(UpstreamBusy):
+    """Upstream is not asked now: it said 429 a moment ago, its quota is kept for clients, or too many wait for it."""
+
+
+class UpstreamDown(UpstreamUnavailable):
+    """Upstream is not asked now: it failed several times in a row, and is probed seldom."""
 
 
 class UpstreamWrong(UpstreamUnavailable):

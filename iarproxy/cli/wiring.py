@@ -137,6 +137,7 @@ async def open_rooms(
             upstreams=upstreams,
             rules=config.rules,
             platforms=config.pins.platforms,
+            refusal=config.server.refusal,
             private=any(each.has_credentials for each in config.upstreams.values()),
             record_clients=config.server.record_clients,
             on_verdict=lambda checked: _count_verdict(counted, checked),

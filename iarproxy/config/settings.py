@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_address
@@ -15,7 +16,10 @@ from yarl import URL
 from iarproxy.config.values import Address, Duration, Glob, Size
 from iarproxy.errors import Malformed
 from iarproxy.oci import DOCKER_HUB, Platform, canonical_registry
-from iarproxy.trust import Mode, OnDrift, TagRule
+from iarproxy.trust import Mode, OnDrift, RefusalForm, TagRule
+
+# What follows `docker-credential-` in the name of a program: never a path, never an option (clients.md 11.5).
+_HELPER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 class _Section(BaseModel):
@@ -25,6 +29,7 @@ class _Section(BaseModel):
 class ServerSettings(_Section):
     """`[server]`. `workers`: 0 means one per CPU.
 
+    `refusal`: how clients are told that policy refuses a tag for another reason than drift.
     `bind`: a listener's address or a host name, to the one upstream that it serves.
     `record_clients`: keep the addresses of those who pulled a manifest.
     """
@@ -32,6 +37,7 @@ class ServerSettings(_Section):
     listen: tuple[Address, ...] = Field(("127.0.0.1:5000",), min_length=1)
     workers: int = Field(0, ge=0, le=256)
     default_upstream: str | None = None
+    refusal: RefusalForm = RefusalForm.ERROR
     bind: dict[str, str] = {}
     graceful_timeout: Duration = timedelta(seconds=30)
     stall_timeout: Duration = timedelta(seconds=30)
@@ -89,11 +95,15 @@ class UpstreamSettings(_Section):
     """`[upstreams."NAME"]`. `auth_hosts`: further hosts that may issue tokens for this registry.
 
     `allow_private`: the name may resolve to private addresses, as that of a registry inside a company does.
+    `auth_file`: a file of logins as docker, podman and Kubernetes write it; `credential_helper`: the NAME of a program
+    docker-credential-NAME.
     """
 
     url: str
     username: str | None = None
     password_file: Path | None = None
+    auth_file: Path | None = None
+    credential_helper: str | None = None
     anonymous_read: bool = False
     allow_private: bool = False
     auth_hosts: tuple[str, ...] = ()
@@ -104,8 +114,8 @@ class UpstreamSettings(_Section):
 
     @property
     def has_credentials(self) -> bool:
-        """Whether requests to this upstream carry a user's name and password."""
-        return self.username is not None
+        """Whether requests to this upstream may carry a user's credentials, whichever source they come from."""
+        return any(each is not None for each in (self.username, self.auth_file, self.credential_helper))
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -118,7 +128,13 @@ class UpstreamSettings(_Section):
             raise ValueError("url takes only scheme, host and port; credentials go into username and password_file")
         if (self.username is None) != (self.password_file is None):
             raise ValueError("username and password_file go together; write both or neither")
-        if self.username is not None and url.scheme == "http" and not is_loopback(url.host):
+        if [self.username, self.auth_file, self.credential_helper].count(None) < 2:  # noqa: PLR2004  # all but one
+            raise ValueError("write one of username with password_file, auth_file, and credential_helper")
+        if ":" in (self.username or ""):
+            raise ValueError("username cannot hold a colon")
+        if self.credential_helper is not None and _HELPER.fullmatch(self.credential_helper) is None:
+            raise ValueError('credential_helper is the NAME of a program docker-credential-NAME; write "ecr-login"')
+        if self.has_credentials and url.scheme == "http" and not is_loopback(url.host):
             raise ValueError("credentials would cross the network in the clear; use https, or remove them")
         return self
 

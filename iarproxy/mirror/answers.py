@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Protocol, Self, TypeAlias
 
 from iarproxy.oci import Descriptor, Digest, Repository, Tag
+from iarproxy.oci.refusal import Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,14 @@ class ManifestAnswer:
     offered: Digest | None = None
     vanished: bool = False
     cached: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class RefusalAnswer:
+    """A refusal manifest, to be answered to the request for a tag under its own media type; see `oci.refusal`."""
+
+    repository: Repository
+    refusal: Refusal
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ def _outcome(upstream: str | None, rule: TagRule | None, pin: Pin | None, drift:
         return "the content of that digest, verified" + (", once fetched" if held is Held.NONE else "")
     match rule.mode:
         case Mode.REFUSE:
-            return f"403: refused by the rule {rule.match.text}"
+            return f"refused by the rule {rule.match.text}"
         case Mode.FOLLOW:
             return "what upstream says, at most the time to live old"
         case Mode.PIN:
@@ -114,6 +114,7 @@ def _pinned_outcome(rule: TagRule, pin: Pin | None, drift: DriftState | None) ->
         return "the first pull pins it to what upstream offers then"
     if drift is None or drift.verdict == "steady":
         return "the pinned digest"
-    if rule.on_drift is OnDrift.DENY and drift.offered is not None:
-        return "403: upstream moved the tag, and on_drift is deny"
+    if rule.on_drift is not OnDrift.KEEP and drift.offered is not None:
+        what = "403" if rule.on_drift is OnDrift.DENY else "a refusal manifest, or 403 outside mirror mode"
+        return f"{what}: upstream moved the tag, and on_drift is {rule.on_drift}"
     return f"the pinned digest, with a Warning header: upstream's tag has {drift.verdict}"

@@ -15,15 +15,12 @@ from typing import TypeAlias, assert_never
 
 import structlog
 
-from iarproxy.errors import (
-    Denied,
-    Refused,
-    Unavailable,
-)
+from iarproxy.errors import Refused, Unavailable
 from iarproxy.inflight import InFlight
 from iarproxy.ledger import DriftState, Ledger, Pin
 from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned
 from iarproxy.mirror.documents import Documents, upstream_of
+from iarproxy.mirror.refusing import refused_by_policy, refused_for_drift
 from iarproxy.oci import (
     Descriptor,
     Digest,
@@ -34,7 +31,7 @@ from iarproxy.oci import (
     Tag,
     TagReference,
 )
-from iarproxy.trust import Mode, OnDrift, TagRule, rule_for
+from iarproxy.trust import Mode, RefusalForm, TagRule, rule_for
 from iarproxy.upstream import Upstreams
 
 log = structlog.get_logger("iarproxy.mirror")
@@ -54,6 +51,7 @@ class Manifests:
         upstreams: Upstreams,
         documents: Documents,
         rules: Sequence[TagRule],
+        refusal: RefusalForm,
         now: Callable[[], datetime],
         on_first_pin: Callable[[Pin], None],
     ) -> None:
@@ -61,6 +59,7 @@ class Manifests:
         self._upstreams = upstreams
         self._documents = documents
         self._rules = rules
+        self._refusal = refusal
         self._now = now
         self._on_first_pin = on_first_pin
         self._pinning: InFlight[Reference, Pin] = InFlight(group=upstream_of)
@@ -128,9 +127,9 @@ class Manifests:
             return None
         drift = self._ledger.peek_drift(reference)
         manifest = self._documents.peek(reference.repository, pin.descriptor.digest)
-        return (
-            None if manifest is None or _is_denied(drift, rule) else _pinned_answer(pin, drift, manifest, cached=True)
-        )
+        if manifest is None or refused_for_drift(pin, drift, rule) is not None:
+            return None
+        return _pinned_answer(pin, drift, manifest, cached=True)
 
     async def _by_tag(self, reference: TagReference) -> ManifestAnswer:
         rule = rule_for(reference, self._rules)
@@ -140,10 +139,8 @@ class Manifests:
             case Mode.FOLLOW:
                 return await self._followed(reference, rule)
             case Mode.REFUSE:
-                raise Denied(
-                    f"{reference} is refused by the tag rule {rule.match.text!r}; change mode in the configuration",
-                    reference=str(reference),
-                )
+                text = f"{reference} is refused by the tag rule {rule.match.text!r}; change mode in the configuration"
+                raise refused_by_policy(self._refusal, "tag-rule", text, rule=rule.match.text)
             case _:
                 assert_never(rule.mode)
 
@@ -153,8 +150,9 @@ class Manifests:
         if pin is None:
             pin = await self._pinning.once(reference, lambda: self._first_pin(reference))
         drift = self._ledger.peek_drift(reference)
-        if _is_denied(drift, rule):
-            raise _denial(pin, drift)
+        refused = refused_for_drift(pin, drift, rule)
+        if refused is not None:
+            raise refused
         manifest = await self._documents.by_digest(DigestReference(reference.repository, pin.descriptor.digest))
         return _pinned_answer(pin, drift, manifest, cached=cached)
 
@@ -224,18 +222,4 @@ def _pinned_answer(pin: Pin, drift: DriftState | None, manifest: Manifest, *, ca
         offered=drift.offered.digest if drift and drift.offered else None,
         vanished=drift is not None and drift.verdict == "vanished",
         cached=cached,
-    )
-
-
-def _is_denied(drift: DriftState | None, rule: TagRule) -> bool:
-    return rule.on_drift is OnDrift.DENY and drift is not None and drift.offered is not None
-
-
-def _denial(pin: Pin, drift: DriftState | None) -> Denied:
-    offered = drift.offered.digest if drift and drift.offered else None
-    return Denied(
-        f"{pin.reference} drifted: pinned {pin.descriptor.digest}, upstream offers {offered};"
-        ' `iarproxy pins repin` accepts it, on_drift = "keep" serves what is pinned',
-        pinned=str(pin.descriptor.digest),
-        offered=str(offered),
     )

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
 
+from iarproxy.errors import Stopped
 from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.access import Access
-from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, Served, TagList
+from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, RefusalAnswer, Served, TagList
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.drift import Checked, DriftWatch
@@ -17,11 +18,14 @@ from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.listing import Listings
 from iarproxy.mirror.manifests import Manifests
 from iarproxy.mirror.memory import ManifestMemory
+from iarproxy.mirror.probe import NAME as PROBE
+from iarproxy.mirror.probe import NO_REFERRERS, Probe
+from iarproxy.mirror.refusing import Refusing
 from iarproxy.mirror.usage import Usage
 from iarproxy.mirror.warm import Warm
 from iarproxy.oci import Digest, Platform, Repository, Tag, TagReference
 from iarproxy.store import Store
-from iarproxy.trust import TagRule
+from iarproxy.trust import RefusalForm, TagRule
 from iarproxy.upstream import Upstreams
 
 
@@ -40,6 +44,7 @@ class Mirror:
         upstreams: Upstreams,
         rules: Sequence[TagRule] = (),
         platforms: Sequence[Platform] = (),
+        refusal: RefusalForm = RefusalForm.ERROR,
         private: bool = False,
         record_clients: bool = True,
         now: Callable[[], datetime] = _utc_now,
@@ -51,12 +56,15 @@ class Mirror:
         self.ledger = ledger
         memory = ManifestMemory()
         access = Access(ledger, upstreams, private=private)
+        self._refusing = Refusing(store, access, memory)
         self._documents = documents = Documents(store, upstreams, access, memory)
+        self._probe = Probe(store, documents, access, instance=store.identity, form=refusal, now=now)
         self._manifests = manifests = Manifests(
             ledger=ledger,
             upstreams=upstreams,
             documents=documents,
             rules=rules,
+            refusal=refusal,
             now=now,
             on_first_pin=self._first_pin,
         )
@@ -91,11 +99,19 @@ class Mirror:
 
     async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
         """The manifest that a client gets; see `Manifests.answer`."""
+        if repository.name == PROBE:
+            return await self._probe.answer(repository, wanted)
         return await self._manifests.answer(repository, wanted)
 
     def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
         """The manifest that a client gets, where memory alone can tell; see `Manifests.peek`."""
+        if repository.name == PROBE:
+            return None
         return self._manifests.peek(repository, wanted)
+
+    async def refusal(self, reference: TagReference, stopped: Stopped) -> RefusalAnswer:
+        """What stops a client that would go on to the real upstream otherwise; see `Refusing.answer`."""
+        return await self._refusing.answer(reference, stopped)
 
     def used(self, served: Iterable[Served]) -> None:
         """Take note of what was served; neither waits nor raises. See `Usage.note`."""
@@ -115,18 +131,26 @@ class Mirror:
 
     async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
         """The blob, to be entered and sent; see `Blobs.open`."""
+        if repository.name == PROBE:
+            self._probe.check(digest)
         return self._blobs.open(repository, digest)
 
     async def blob_size(self, repository: Repository, digest: Digest) -> int:
         """The blob's size in bytes; see `Blobs.size`."""
+        if repository.name == PROBE:
+            self._probe.check(digest)
         return await self._blobs.size(repository, digest)
 
     async def tags(self, repository: Repository) -> TagList:
         """All tags of a repository; see `Listings.tags`."""
+        if repository.name == PROBE:
+            return TagList(repository, (), complete=True)
         return await self._listings.tags(repository)
 
     async def referrers(
         self, repository: Repository, digest: Digest, artifact_types: Collection[str]
     ) -> ReferrersAnswer:
         """The manifests that refer to a digest; see `Listings.referrers`."""
+        if repository.name == PROBE:
+            return NO_REFERRERS
         return await self._listings.referrers(repository, digest, artifact_types)

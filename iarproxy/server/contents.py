@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import orjson
 
-from iarproxy.mirror.answers import ManifestAnswer, ReferrersAnswer, TagList
+from iarproxy.mirror.answers import ManifestAnswer, ReferrersAnswer, RefusalAnswer, TagList
 from iarproxy.oci import Digest, ErrorCode, Repository, Tag, error_body
 from iarproxy.oci.media_types import OCI_INDEX, OCTET_STREAM
 from iarproxy.oci.request import TagsTarget
@@ -64,6 +64,13 @@ def manifest(
         del headers["Content-Type"]
         return Answer(304, headers)
     return Answer(200, headers, found.raw)
+
+
+def refusal(found: RefusalAnswer, why: str, shown: Mapping[str, str]) -> Answer:
+    """A refusal manifest for the request of a tag: its own media type, and nothing that may be kept."""
+    digest = str(found.refusal.digest)
+    headers = {"Content-Type": found.refusal.media_type, "Docker-Content-Digest": digest, "Cache-Control": NO_STORE}
+    return Answer(200, {**headers, "Warning": warning(f"iarproxy: {why}"), **shown}, found.refusal.raw)
 
 
 def blob(digest: Digest, size: int, part: Part | None, shown: Mapping[str, str], *, unchanged: bool = False) -> Answer:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, Served, TagList
+from iarproxy.errors import Stopped
+from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, RefusalAnswer, Served, TagList
 from iarproxy.oci import Digest, Repository, Tag, TagReference
 
 
@@ -15,6 +16,10 @@ class Mirror(Protocol):
 
     async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
         """The verified manifest of a tag or digest."""
+        ...
+
+    async def refusal(self, reference: TagReference, stopped: Stopped) -> RefusalAnswer:
+        """The refusal manifest for a tag whose request raised `Stopped`."""
         ...
 
     async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, assert_never
 
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from iarproxy.errors import Malformed, Unsupported
-from iarproxy.oci import Digest, Repository
+from iarproxy.errors import Malformed, Stopped, Unsupported
+from iarproxy.oci import Digest, Repository, Tag, TagReference
 from iarproxy.oci.request import BlobTarget, Catalog, ManifestTarget, Ping, ReferrersTarget, TagsTarget, parse_request
 from iarproxy.oci.routing import Routes
 from iarproxy.server import access, contents
 from iarproxy.server.accounts import Accounts, Content
 from iarproxy.server.answer import Answer
+from iarproxy.server.clients import falls_through
 from iarproxy.server.done import Done
 from iarproxy.server.errors import answer_error
 from iarproxy.server.exchange import Exchange
@@ -165,7 +166,10 @@ class Answering:
         shown = contents.route_headers(repository, exchange.namespace)
         match target:
             case ManifestTarget(wanted=wanted):
-                found = await self._mirror.manifest(repository, wanted)
+                try:
+                    found = await self._mirror.manifest(repository, wanted)
+                except Stopped as stopped:
+                    return await self._refusal(exchange, repository, wanted, stopped)
                 exchange.cache = contents.state_of(found)
                 exchange.content = Content(repository, wanted, found.descriptor.digest, is_manifest=True)
                 return contents.manifest(found, wanted, exchange.request.headers.get("If-None-Match"), shown)
@@ -175,6 +179,16 @@ class Answering:
                 return contents.referrers(await self._mirror.referrers(repository, digest, kinds), shown)
             case _:
                 assert_never(target)
+
+    async def _refusal(
+        self, exchange: Exchange, repository: Repository, wanted: Tag | Digest, stopped: Stopped
+    ) -> Answer:
+        agent = exchange.request.headers.get("User-Agent", "")
+        if isinstance(wanted, Digest) or not falls_through(agent, exchange.namespace):
+            raise stopped
+        exchange.outcome = "refused"
+        found = await self._mirror.refusal(TagReference(repository, wanted), stopped)
+        return contents.refusal(found, str(stopped), contents.route_headers(repository, exchange.namespace))
 
     async def _blob(self, exchange: Exchange, repository: Repository, digest: Digest) -> None:
         headers = exchange.request.headers

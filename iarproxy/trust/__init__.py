@@ -4,13 +4,14 @@ Rule: everything here gets facts and returns a verdict; who fetched the facts, a
 """
 
 from iarproxy.trust.drift import Drifted, Steady, Vanished, Verdict, judge
-from iarproxy.trust.policy import Mode, OnDrift, Pattern, TagRule, rule_for
+from iarproxy.trust.policy import Mode, OnDrift, Pattern, RefusalForm, TagRule, rule_for
 
 __all__ = [
     "Drifted",
     "Mode",
     "OnDrift",
     "Pattern",
+    "RefusalForm",
     "Steady",
     "TagRule",
     "Vanished",

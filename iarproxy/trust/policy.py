@@ -31,6 +31,14 @@ class OnDrift(StrEnum):
 
     KEEP = "keep"  # the pinned manifest, with a Warning header
     DENY = "deny"  # 403 naming both digests; safe only where clients cannot fall back to upstream
+    STOP = "stop"  # a refusal manifest: clients that would fall back to upstream stop too
+
+
+class RefusalForm(StrEnum):
+    """How clients are told that policy refuses a tag for another reason than drift."""
+
+    ERROR = "error"  # 403; a client with another host configured asks there
+    STOP = "stop"  # a refusal manifest, for clients in mirror mode; 403 for others
 
 
 _TOKEN = re.compile(r"\*\*|\*|[A-Za-z0-9._:/\[\]-]+", re.ASCII)

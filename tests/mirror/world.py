@@ -84,13 +84,16 @@ async def a_world(
     tags: list[dict[str, str]] | None = None,
     password_file: Path | None = None,
     max_size: int = 10**9,
+    refusal: str = "error",
 ) -> AsyncIterator[World]:
     """A mirror of `registry` whose store is in `folder`; what is there already is used."""
     upstream = {"url": registry.url}
     if password_file is not None:
         upstream |= {"username": "robot", "password_file": str(password_file)}
     settings = config.parse(
-        {"store": {"path": folder / "store"}, "upstreams": {NAME: upstream}, "tags": tags or []}, None
+        {"store": {"path": folder / "store"}, "upstreams": {NAME: upstream}, "tags": tags or []}
+        | {"server": {"refusal": refusal}},
+        None,
     )
     clock = Clock()
     verdicts: list[Checked] = []
@@ -109,6 +112,7 @@ async def a_world(
             upstreams=upstreams,
             rules=settings.rules,
             platforms=[Platform("linux", "amd64")],
+            refusal=settings.server.refusal,
             private=password_file is not None,
             now=clock,
             on_verdict=verdicts.append,

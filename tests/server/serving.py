@@ -15,10 +15,20 @@ from typing import Any, Self
 import pytest
 import uvloop
 
-from iarproxy.errors import UnknownBlob, UnknownManifest
-from iarproxy.mirror.answers import ByDigest, FileSpan, ManifestAnswer, Pinned, ReferrersAnswer, Standing, TagList
-from iarproxy.oci import Descriptor, Digest, Repository, Tag
+from iarproxy.errors import Stopped, UnknownBlob, UnknownManifest
+from iarproxy.mirror.answers import (
+    ByDigest,
+    FileSpan,
+    ManifestAnswer,
+    Pinned,
+    ReferrersAnswer,
+    RefusalAnswer,
+    Standing,
+    TagList,
+)
+from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_MANIFEST
+from iarproxy.oci.refusal import refuse
 from iarproxy.oci.routing import Routes
 from iarproxy.server.frame import RegistryServer
 from iarproxy.server.registry import RegistryFace
@@ -121,6 +131,9 @@ class FakeMirror:
         if found is None:
             raise UnknownManifest(f"{repository} has no {wanted}")
         return found
+
+    async def refusal(self, reference: TagReference, stopped: Stopped) -> RefusalAnswer:
+        return RefusalAnswer(reference.repository, refuse(stopped.reason, {"message": str(stopped)}))
 
     async def blob(self, repository: Repository, digest: Digest) -> FakeBody:
         self._ask(f"blob {repository} {digest}")

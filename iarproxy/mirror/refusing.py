@@ -1,0 +1,89 @@
+"""How a tag is refused: as an error, or with a manifest that stops clients which would ask the real upstream next.
+
+Rule 1: a refusal manifest is content like any other: durable and linked before its digest is told, so that every worker
+        answers for it by digest, below /manifests/ and below /blobs/.
+Rule 2: it never becomes a pin, a followed tag or an answer to anybody who keeps manifests as content.
+Rule 3: one that cannot be kept is no reason to let the client go on: it is answered all the same.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import structlog
+
+from iarproxy.errors import Denied, Stopped, StoreUnavailable
+from iarproxy.ledger import DriftState, Pin
+from iarproxy.mirror.access import Access
+from iarproxy.mirror.answers import RefusalAnswer
+from iarproxy.mirror.memory import ManifestMemory
+from iarproxy.oci import Digest, TagReference, parse_manifest
+from iarproxy.oci.refusal import EMPTY, Refusal, refuse
+from iarproxy.store import Store
+from iarproxy.trust import OnDrift, RefusalForm, TagRule
+
+log = structlog.get_logger("iarproxy.mirror")
+
+_REMEMBERED = 1024
+
+
+class Refusing:
+    """Makes refusal manifests, and keeps them where they are asked for next."""
+
+    def __init__(self, store: Store, access: Access, memory: ManifestMemory) -> None:
+        self._store = store
+        self._access = access
+        self._memory = memory
+        self._kept: dict[tuple[TagReference, Digest], None] = {}
+
+    async def answer(self, reference: TagReference, stopped: Stopped) -> RefusalAnswer:
+        """The refusal manifest that says why the tag is not served."""
+        facts = {"reference": str(reference), "message": str(stopped)}
+        refusal = refuse(stopped.reason, {**facts, **{key: str(value) for key, value in stopped.detail.items()}})
+        if (reference, refusal.digest) not in self._kept:
+            await self._keep(reference, refusal)
+        return RefusalAnswer(reference.repository, refusal)
+
+    async def _keep(self, reference: TagReference, refusal: Refusal) -> None:
+        manifest = self._memory.learn(reference.repository, parse_manifest(refusal.raw))
+        try:
+            await self._store.put(Digest.of(EMPTY), EMPTY)
+            await self._store.put(refusal.digest, refusal.raw)
+            await self._access.learn(reference.repository, manifest)
+        except StoreUnavailable as error:
+            log.warning("refusal manifest not kept", reference=str(reference), reason=str(error))
+            return
+        self._kept[reference, refusal.digest] = None
+        if len(self._kept) > _REMEMBERED:
+            del self._kept[next(iter(self._kept))]
+
+
+def refused_by_policy(form: RefusalForm, reason: str, message: str, **detail: str | int | None) -> Denied:
+    """The refusal of a tag for another reason than drift, in the configured form."""
+    match form:
+        case RefusalForm.ERROR:
+            return Denied(message, **detail)
+        case RefusalForm.STOP:
+            return Stopped(message, reason, **detail)
+        case _:
+            assert_never(form)
+
+
+def refused_for_drift(pin: Pin, drift: DriftState | None, rule: TagRule) -> Denied | None:
+    """Why a pinned tag is not served after upstream moved it; None: it is served."""
+    if drift is None or drift.offered is None:
+        return None
+    pinned, offered = pin.descriptor.digest, drift.offered.digest
+    text = (
+        f"{pin.reference} drifted: pinned {pinned}, upstream offers {offered};"
+        ' `iarproxy pins repin` accepts it, on_drift = "keep" serves what is pinned'
+    )
+    match rule.on_drift:
+        case OnDrift.KEEP:
+            return None
+        case OnDrift.DENY:
+            return Denied(text, pinned=str(pinned), offered=str(offered))
+        case OnDrift.STOP:
+            return Stopped(text, "tag-drift", pinned=str(pinned), offered=str(offered))
+        case _:
+            assert_never(rule.on_drift)
