@@ -49,15 +49,15 @@ def _tar(files: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def image(text: str, *sizes: int) -> Image:
-    """A linux/amd64 image that `text` decides: one small layer, and one of about `size` bytes for each of `sizes`."""
+def image(text: str, *sizes: int, architecture: str = "amd64") -> Image:
+    """A linux image that `text` decides: one small layer, and one of about `size` bytes for each of `sizes`."""
     contents = [{"etc/motd": text.encode()}]
     contents += [{f"data/{number}": random.Random(text).randbytes(size)} for number, size in enumerate(sizes)]
     tars = [_tar(each) for each in contents]
     layers = [gzip.compress(each, compresslevel=1 if len(each) < 100_000 else 0, mtime=0) for each in tars]
     config = json.dumps(
         {
-            "architecture": "amd64",
+            "architecture": architecture,
             "os": "linux",
             "config": {"Cmd": ["/bin/true"]},
             "rootfs": {"type": "layers", "diff_ids": [digest_of(each) for each in tars]},
@@ -75,7 +75,7 @@ def image(text: str, *sizes: int) -> Image:
     return Image(manifest, blobs, tuple(digest_of(each) for each in layers))
 
 
-def _send(port: int, method: str, target: str, body: bytes = b"", media_type: str = "") -> http.client.HTTPResponse:
+def send(port: int, method: str, target: str, body: bytes = b"", media_type: str = "") -> http.client.HTTPResponse:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, target, body, {"Content-Type": media_type} if media_type else {})
@@ -90,7 +90,7 @@ def _send(port: int, method: str, target: str, body: bytes = b"", media_type: st
 def push(port: int, repository: str, tag: str, pushed: Image) -> Image:
     """Push the image to the registry on `port`, as a client would."""
     for digest, data in pushed.blobs.items():
-        place = urlsplit(_send(port, "POST", f"/v2/{repository}/blobs/uploads/").headers["Location"])
-        _send(port, "PUT", f"{place.path}?{place.query}&digest={digest}", data, "application/octet-stream")
-    _send(port, "PUT", f"/v2/{repository}/manifests/{tag}", pushed.manifest, MANIFEST)
+        place = urlsplit(send(port, "POST", f"/v2/{repository}/blobs/uploads/").headers["Location"])
+        send(port, "PUT", f"{place.path}?{place.query}&digest={digest}", data, "application/octet-stream")
+    send(port, "PUT", f"/v2/{repository}/manifests/{tag}", pushed.manifest, MANIFEST)
     return pushed
