@@ -26,6 +26,15 @@ BROKEN = {
     'listen = "127.0.0.1:5000"': "listen: unknown key",
     '[server]\nlisten = "127.0.0.1:5000"': "server.listen: not a list",
     "[server]\nlisten = []": "server.listen: empty",
+    "[server]\nlisten = []\n[server.tls]\nlisten = []": "server.tls.listen: empty",
+    '[server.tls]\nlisten = ["127.0.0.1:5443"]\nkey_file = "/k"': "server.tls.cert_file: missing",
+    '[server.tls]\nlisten = ["127.0.0.1:5443"]\ncert_file = "/c"\nkey_file = "/k"\nclient_certificates = "no"': (
+        "server.tls.client_certificates"
+    ),
+    '[server.tls]\nlisten = ["127.0.0.1:5443"]\ncert_file = "/c"\nkey_file = "/k"\nclient_certificates = "optional"': (
+        "client_certificates needs client_ca_file"
+    ),
+    '[server.tls]\nlisten = ["127.0.0.1:5000"]\ncert_file = "/c"\nkey_file = "/k"': "127.0.0.1:5000 twice",
     '[server]\nlisten = ["5000"]': "server.listen.0: not an address: '5000'",
     '[server]\nlisten = ["127.0.0.1:99999"]': "server.listen.0: not an address",
     '[server]\nlisten = ["unix:relative"]': "server.listen.0: not an address",
@@ -56,9 +65,19 @@ BROKEN = {
     '[upstreams."x.example"]\nusername = "u"': "username and password_file go together",
     '[upstreams."x.example"]\npassword = "p"': "did you mean password_file?",
     '[upstreams."x.example"]\nurl = "http://x.example"\nusername = "u"\npassword_file = "/p"': "in the clear",
+    '[upstreams."x.example"]\nauth_file = "/a"\ncredential_helper = "pass"': "write one of username with password_file",
+    '[upstreams."x.example"]\nusername = "a:b"\npassword_file = "/p"': "username cannot hold a colon",
+    '[upstreams."x.example"]\ncredential_helper = "../evil"': "credential_helper is the NAME of a program",
+    '[upstreams."x.example"]\ncredential_helper = "-x"': "credential_helper is the NAME of a program",
+    '[upstreams."x.example"]\nurl = "http://x.example"\nauth_file = "/a"': "in the clear",
+    '[upstreams."x.example"]\nurl = "http://x.example"\ncredential_helper = "pass"': "in the clear",
+    '[server]\nlisten = ["0.0.0.0:5000"]\n[upstreams."x.example"]\nauth_file = "/a"': "has credentials",
+    '[server]\nlisten = ["0.0.0.0:5000"]\n[upstreams."x.example"]\ncredential_helper = "pass"': "has credentials",
     '[server]\nlisten = ["0.0.0.0:5000"]\n[upstreams."x.example"]\nusername = "u"\npassword_file = "/p"': (
         'upstreams."x.example" has credentials'
     ),
+    '[server.tls]\nlisten = ["0.0.0.0:5443"]\ncert_file = "/c"\nkey_file = "/k"\nclient_ca_file = "/a"\n'
+    '[upstreams."x.example"]\nusername = "u"\npassword_file = "/p"': 'upstreams."x.example" has credentials',
     "[[tags]]\nmode = 'pin'": "tags.0.match: missing",
     "[[tags]]\nmatch = 'a b'": "tags.0.match: not a pattern: 'a b'",
     "[[tags]]\nmatch = '**'\nmode = 'pinn'": "tags.0.mode",
@@ -113,6 +132,14 @@ def test_the_defaults_are_the_contract() -> None:
         settings.default_upstream,
     )
     assert () == settings.rules
+
+
+def test_tls_alone_is_enough() -> None:
+    """With TLS the plain listener may be left out; where it is not written, both loopback addresses are meant."""
+    text = '[server]\nlisten = []\n[server.tls]\nlisten = ["127.0.0.1:5443"]\ncert_file = "/c"\nkey_file = "/k"'
+    settings = config.parse(tomllib.loads(text), FILE).server
+    assert (("127.0.0.1:5443",), ()) == (settings.every_listen, settings.optional_listen)
+    assert ("[::1]:5000",) == config.parse({}, None).server.optional_listen
 
 
 def test_without_a_home_the_store_needs_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
