@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
 import structlog
 
 MAX_TEXT = 256
+CERTIFIED = "cert:"  # begins the name of a client that a certificate names; no address begins so
+_SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
 
 Sink = Callable[[Mapping[str, str | int | float | None]], None]
 
@@ -57,6 +59,19 @@ def result(status: int, sent: int, cache: str, outcome: str, seconds: float) -> 
     """How it was answered."""
     took = round(seconds * 1000, 3)
     return {"status": status, "bytes": sent, "cache": cache or None, "outcome": outcome, "duration_ms": took}
+
+
+def client_name(certificate: Mapping[str, Any]) -> str:
+    """How a client is named by its certificate (as `ssl` shows it): `cert:CN=node-1,O=Example`, or its first name."""
+    parts = [f"{_SHORT.get(kind, kind)}={value}" for names in certificate.get("subject", ()) for kind, value in names]
+    others = [f"{kind}:{value}" for kind, value in certificate.get("subjectAltName", ())]
+    text = ",".join(parts) or "".join(others[:1]) or f"serial={certificate.get('serialNumber', '')}"
+    return f"{CERTIFIED}{printable(text)}"
+
+
+def who(client: str) -> dict[str, str | int | float | None]:
+    """The subject of the client's certificate, where it showed one. Addresses are no part of this log."""
+    return {"subject": client.removeprefix(CERTIFIED)} if client.startswith(CERTIFIED) else {}
 
 
 def printable(text: str | None) -> str | None:

@@ -102,7 +102,8 @@ class Accounts:
                 seconds=seconds,
             )
         if self._log is not None:
-            self._log({**topic.facts, **access.result(topic.status, topic.sent, topic.cache, outcome, seconds)})
+            result = access.result(topic.status, topic.sent, topic.cache, outcome, seconds)
+            self._log({**topic.facts, **access.who(client), **result})
         if topic.content is not None and topic.status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             self._use(topic.content, client, 1, asyncio.get_running_loop().time())
 
@@ -118,13 +119,11 @@ class Accounts:
 
     def flush(self) -> None:
         """Account for everything that waits."""
-        self.close()
         hits = self.hits[:]
         self.hits.clear()
         self._account(hits)
-        served, self._served = self._served, {}
-        if self._uses is not None and served:
-            self._uses.used(_told(served))
+        self._tell()
+        self.close()
 
     def close(self) -> None:
         """Stop the timer."""
@@ -146,8 +145,9 @@ class Accounts:
                     kind=topic.kind, upstream=topic.upstream, cache=topic.cache, count=count, sent=count * topic.sent
                 )
         if self._log is not None:
-            for topic, _, _ in hits:
-                self._log({**topic.facts, **access.result(topic.status, topic.sent, topic.cache, "sent", 0.0)})
+            for topic, client, _ in hits:
+                result = access.result(topic.status, topic.sent, topic.cache, "sent", 0.0)
+                self._log({**topic.facts, **access.who(client), **result})
 
     def _use(self, content: Content, client: str, count: int, moment: float) -> None:
         if self._uses is None:
@@ -155,9 +155,13 @@ class Accounts:
         before, _ = self._served.get((content, client), (0, 0.0))
         self._served[content, client] = before + count, moment
         if len(self._served) >= LIMIT:
-            served, self._served = self._served, {}
-            self._uses.used(_told(served))
+            self._tell()
         self.wake()
+
+    def _tell(self) -> None:
+        served, self._served = self._served, {}
+        if self._uses is not None and served:
+            self._uses.used(_told(served))
 
 
 def _told(served: Mapping[tuple[Content, str], tuple[int, float]]) -> Iterable[Served]:

@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
+from iarproxy.server.access import client_name
 from iarproxy.server.answer import Answer
 from iarproxy.server.done import LAST_WORD, Done
 from iarproxy.server.errors import malformed_http
 from iarproxy.server.lane import Lane
 from iarproxy.server.outgoing import Outgoing
-from iarproxy.server.ready import OpenFile, Ready
+from iarproxy.server.ready import OpenFile, Prepared
 from iarproxy.server.sending import Pump, cut
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Connection(RequestHandler):
     """One client connection of a `RegistryServer`.
 
     Attributes:
-        client: the peer's address without port; `unix` for a local socket.
+        client: what its certificate says, or the peer's address without port; `unix` for a local socket.
         half_closed: the client will send no more.
         pumping: what sends from a file to `tap` now.
     """
@@ -107,8 +108,10 @@ class Connection(RequestHandler):
         self._encrypted = transport.get_extra_info("sslcontext") is not None
         # asyncio's TLS transport takes 0 for "always full"; the kernel never sends for it, so one byte does no harm.
         cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=int(self._encrypted), low=0)
-        peer = transport.get_extra_info("peername")
-        if isinstance(peer, tuple):
+        peer, certificate = transport.get_extra_info("peername"), transport.get_extra_info("peercert")
+        if certificate:
+            self.client = client_name(certificate)
+        elif isinstance(peer, tuple):
             self.client = str(peer[0])
         server = cast("RegistryServer", self._manager)
         self._lane = None if server.draining else server.lane
@@ -122,21 +125,25 @@ class Connection(RequestHandler):
             return
         ready = lane.ready.get(data) or lane.find(data)
         transport = self.transport
-        if ready is None or transport is None or (ready.file is not None and not self._takes_files()):
+        if ready is None or transport is None:
+            self._ordinary(data)
+            return
+        head, answer = ready
+        if answer.file is not None and not self._takes_files():
             self._ordinary(data)
             return
         now = self._loop.time()
         self._heard = True
         self._next_keepalive_close_time = now + self._keepalive_timeout
-        if ready.file is not None:
-            self._send_file(transport, ready, ready.file)
+        if answer.file is not None:
+            self._send_file(transport, head, answer, answer.file)
             return
-        if ready.body:
-            transport.writelines((ready.head, ready.body))
+        if answer.body:
+            transport.writelines((head, answer.body))
         else:
-            transport.write(ready.head)
-        lane.hit(ready.topic, self.client, now)
-        if ready.closes:
+            transport.write(head)
+        lane.hit(answer.topic, self.client, now)
+        if answer.closes:
             self._close_flushed(transport)
 
     def _close_flushed(self, transport: asyncio.Transport) -> None:
@@ -166,9 +173,9 @@ class Connection(RequestHandler):
         self._lane = None
         super().force_close()
 
-    def _send_file(self, transport: asyncio.Transport, ready: Ready, file: OpenFile) -> None:
-        self._outgoing = outgoing = Outgoing(self, ready, file, cast("RegistryServer", self._manager).pace, self._sent)
-        self._write_ahead(transport, ready.head)
+    def _send_file(self, transport: asyncio.Transport, head: bytes, answer: Prepared, file: OpenFile) -> None:
+        self._outgoing = outgoing = Outgoing(self, answer, file, cast("RegistryServer", self._manager).pace, self._sent)
+        self._write_ahead(transport, head)
         outgoing.start(flushed=not self._paused)
         if self._outgoing is not None:
             transport.pause_reading()  # what comes next is answered after this

@@ -20,7 +20,7 @@ from iarproxy.oci import TagReference
 from iarproxy.server.accounts import Accounts, Outcome, Topic
 from iarproxy.server.answer import date_line
 from iarproxy.server.head import MAX_HEAD, Plain, read_head
-from iarproxy.server.ready import Kitchen, Prepared, Ready
+from iarproxy.server.ready import Kitchen, Prepared
 
 CAPACITY = 16_384
 BUDGET = 16 * 2**20
@@ -60,11 +60,11 @@ class Lane:
     """The fast lane of one listener.
 
     Attributes:
-        ready: answers by the exact bytes of the request's head.
+        ready: the head to send, and the answer that it begins, by the exact bytes of the request's head.
     """
 
     def __init__(self, kitchen: Kitchen, accounts: Accounts) -> None:
-        self.ready: Table[bytes, Ready] = Table()
+        self.ready: Table[bytes, tuple[bytes, Prepared]] = Table()
         self._kitchen, self._accounts = kitchen, accounts
         self._hits, self._limit = accounts.hits, accounts.limit
         self._known: Table[bytes, Plain | None] = Table()
@@ -73,8 +73,8 @@ class Lane:
         self._timer: asyncio.TimerHandle | None = None
         kitchen.memory.on_change(self.forget)
 
-    def find(self, head: bytes) -> Ready | None:
-        """The answer to `head`, which is not in `ready`; None: it takes the ordinary path."""
+    def find(self, head: bytes) -> tuple[bytes, Prepared] | None:
+        """What `ready` would have for `head`, which it has not; None: the request takes the ordinary path."""
         plain = self._read(head) if len(head) <= MAX_HEAD else None
         if plain is None:
             return None
@@ -85,8 +85,8 @@ class Lane:
                 return None
             self._keep(plain, prepared)
         now = time.time()  # noqa: TID251  # the wire's `Date`, no decision
-        ready = prepared.dated(date_line(int(now)))
-        self.ready.put(head, ready, len(head) + len(ready.head))
+        ready = prepared.head(date_line(int(now))), prepared
+        self.ready.put(head, ready, len(head) + len(ready[0]))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(1.001 - now % 1, self._turn)
         return ready

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from iarproxy.mirror.answers import FileSpan
 from iarproxy.server.accounts import Outcome, Topic
-from iarproxy.server.ready import OpenFile, Ready
+from iarproxy.server.ready import OpenFile, Prepared
 from iarproxy.server.sending import Pace, Pump, Stalled
 
 if TYPE_CHECKING:
@@ -21,30 +21,30 @@ if TYPE_CHECKING:
 
 
 class Outgoing:
-    """`ready`, which has the file `file`, on its way; `done` is called once when it has ended.
+    """The body of `answer`, which is the file `file`, on its way; `done` is called once when it has ended.
 
     Attributes:
         started: the loop's time.
         outcome: how it ended; meaningful once `done` was called.
     """
 
-    __slots__ = ("_done", "_file", "_loop", "_pace", "_pump", "_ready", "_timer", "outcome", "started")
+    __slots__ = ("_answer", "_done", "_file", "_loop", "_pace", "_pump", "_timer", "outcome", "started")
 
     def __init__(
         self,
         connection: Connection,
-        ready: Ready,
+        answer: Prepared,
         file: OpenFile,
         pace: Pace,
         done: Callable[[], None],
     ) -> None:
-        self._ready, self._file, self._pace, self._done = ready, file, pace, done
+        self._answer, self._file, self._pace, self._done = answer, file, pace, done
         self._loop = connection.loop
         self.started = self._loop.time()
         self.outcome: Outcome = "sent"
         self._timer: asyncio.TimerHandle | None = None
         file.hold()
-        self._pump = Pump(connection, FileSpan(file.fd, ready.start, ready.count), pace, self._end)
+        self._pump = Pump(connection, FileSpan(file.fd, answer.start, answer.count), pace, self._end)
 
     def start(self, *, flushed: bool) -> None:
         """The head was written; `flushed`: the kernel has all of it."""
@@ -68,11 +68,11 @@ class Outgoing:
     @property
     def closes(self) -> bool:
         """Whether the connection ends with it."""
-        return self._ready.closes
+        return self._answer.closes
 
     def topic(self) -> Topic:
         """What is accounted for."""
-        return self._ready.topic if self.outcome == "sent" else replace(self._ready.topic, sent=self._pump.moved)
+        return self._answer.topic if self.outcome == "sent" else replace(self._answer.topic, sent=self._pump.moved)
 
     def _end(self, error: Exception | None) -> None:
         if error is not None:

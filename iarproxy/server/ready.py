@@ -48,10 +48,14 @@ class OpenFile:
 
 @dataclass(slots=True, eq=False)
 class Prepared:
-    """An answer but for the second that its `Date` names. Attributes as those of `Ready`.
+    """A whole answer but for the second that its `Date` names: a head, then `body`, or `count` bytes of `file`.
 
     Attributes:
-        before, after: what comes before and after the `Date`, a short body included.
+        closes: the connection ends with it.
+        before, after: what of the head comes before and after the `Date`; behind it a short body.
+        body: empty where there is nothing more to send from memory; a part of a blob is not copied.
+        file: None: the answer is in memory.
+        start, count: which bytes of the file.
         brief: it holds a file, or is true only for a time: it is not kept beyond the second.
     """
 
@@ -70,30 +74,9 @@ class Prepared:
         """Bytes that are its own: a longer body belongs to the mirror's memory."""
         return len(self.before) + len(self.after)
 
-    def dated(self, date: bytes) -> Ready:
-        """The answer with this `Date` line."""
-        head = self.before + date + self.after
-        return Ready(self.topic, self.closes, head, self.body, self.file, self.start, self.count)
-
-
-@dataclass(slots=True, eq=False)
-class Ready:
-    """A whole answer: `head` (with the body behind it, where that is short), then `body`, or `count` bytes of `file`.
-
-    Attributes:
-        closes: the connection ends with it.
-        body: empty where there is nothing more to send from memory; a part of a blob is not copied.
-        file: None: the answer is in memory.
-        start, count: which bytes of the file.
-    """
-
-    topic: Topic
-    closes: bool
-    head: bytes
-    body: bytes | memoryview = b""
-    file: OpenFile | None = None
-    start: int = 0
-    count: int = 0
+    def head(self, date: bytes) -> bytes:
+        """What is sent first, with this `Date` line."""
+        return self.before + date + self.after
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class Answering:
         self.lane = None if face.memory is None else self._lane(face.memory)
 
     def _lane(self, memory: Memory) -> Lane:
-        files, logs = self._face.kernel, self._face.log is not None
+        files, logs = self._face.kernel, self._accounts.logs
         return Lane(Kitchen(memory, _read_target, self._route, files=files, logs=logs), self._accounts)
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class Answering:
         except ConnectionError:
             exchange.cut("left")
         finally:
-            topic = exchange.topic(logged=self._face.log is not None)
+            topic = exchange.topic(logged=self._accounts.logs)
             self._accounts.answered(topic, exchange.client, exchange.outcome, time.monotonic() - started)
         return exchange.finish()
 
