@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ _MAX_BYTES = 64 * 2**20  # of all values
 _MAGIC = b"SQLite format 3\0"  # what a database file begins with, once it has a page
 _MAX_VALUE = 2**20  # bytes of one value
 _PATIENCE = 2.0  # seconds for one call
+_SECRET = 32  # bytes
 
 
 class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no types
@@ -67,11 +69,16 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]  # diskcache ships no typ
 
 
 class SharedCache:
-    """The cache of one node, shared by its workers. Without a usable folder it holds nothing."""
+    """The cache of one node, shared by its workers. Without a usable folder it holds nothing.
+
+    Attributes:
+        secret: random bytes that all workers with this cache have, and nobody else; for names that tell nothing.
+    """
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
         self._cache: Any = None
+        self.secret = os.urandom(_SECRET)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="iarproxy-cache")
 
     @classmethod
@@ -79,7 +86,9 @@ class SharedCache:
         """The cache in `directory`, which is made if need be; None, or a folder that is not ours: an empty one."""
         cache = cls(directory)
         if directory is not None:
-            cache._cache = await cache._in_thread(lambda: _open(directory), patience=5 * _PATIENCE)
+            opened = await cache._in_thread(lambda: _open(directory), patience=5 * _PATIENCE)
+            if opened is not None:
+                cache._cache, cache.secret = opened
         return cache
 
     async def get(self, key: str) -> bytes | None:
@@ -92,6 +101,34 @@ class SharedCache:
         cache = self._cache
         if cache is not None and lifetime > 0 and len(value) <= _MAX_VALUE:
             await self._in_thread(lambda: cache.set(key, value, expire=lifetime))
+
+    async def update(self, key: str, change: Callable[[bytes | None], bytes], lifetime: float) -> bool:
+        """Replace a value by what `change`, called in the thread, makes of it, with no other worker between.
+
+        False: it was not to be done; the value is what it was.
+        """
+        cache = self._cache
+        if cache is None:
+            return False
+
+        def work() -> bool:
+            with cache.transact():
+                value = change(cache.get(key))
+                return len(value) <= _MAX_VALUE and bool(cache.set(key, value, expire=lifetime))
+
+        return bool(await self._in_thread(work))
+
+    async def claim(self, key: str, holder: bytes, lifetime: float) -> bool:
+        """Whether a claim on `key` is ours, for `lifetime` seconds at most; without a usable cache it always is."""
+        cache = self._cache
+        held = None if cache is None else await self._in_thread(lambda: cache.add(key, holder, expire=lifetime))
+        return held is not False
+
+    async def unclaim(self, key: str, holder: bytes) -> None:
+        """Give back a claim, unless it ran out and is somebody else's by now."""
+        cache = self._cache
+        if cache is not None and await self.get(key) == holder:
+            await self._in_thread(lambda: cache.delete(key))
 
     async def forget(self, key: str) -> None:
         """Drop the value."""
@@ -115,20 +152,37 @@ class SharedCache:
             return None
 
 
-def _open(directory: Path) -> Any:
+def _open(directory: Path) -> tuple[Any, bytes]:
+    """The database and the secret in the folder."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = directory.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise PermissionError("the folder of the upstream cache must be ours, mode 0700, and no symlink")
     if not _may_be_database(directory / "cache.db"):  # diskcache would leave the connection open that it fails on
         _start_anew(directory)
+    secret = _secret(directory)
     try:
-        return _database(directory)
+        return _database(directory), secret
     except Exception as error:
         if "locked" in str(error):
             raise
         _start_anew(directory)  # damaged, or of another version
-        return _database(directory)
+        return _database(directory), secret
+
+
+def _secret(directory: Path) -> bytes:
+    """The secret in the folder; whoever comes first makes it, whole before it has its name."""
+    kept = directory / "secret"
+    with suppress(FileNotFoundError):
+        if len(found := kept.read_bytes()) == _SECRET:
+            return found
+        kept.unlink()
+    made = directory / f"secret.{os.urandom(8).hex()}"
+    made.write_bytes(os.urandom(_SECRET))
+    with suppress(FileExistsError):
+        os.link(made, kept)
+    made.unlink()
+    return kept.read_bytes()
 
 
 def _may_be_database(file: Path) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -11,11 +13,13 @@ from iarproxy.errors import (
     Denied,
     IarproxyError,
     UpstreamBusy,
+    UpstreamDown,
+    UpstreamHeld,
     UpstreamTimeout,
     UpstreamUnavailable,
     UpstreamWrong,
 )
-from iarproxy.upstream.retry import Retry, parse_retry_after
+from iarproxy.upstream.retry import Allowance, Retry, parse_retry_after
 
 NOW = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
@@ -49,11 +53,13 @@ def test_retry_after(header: str | None, expected: float | None) -> None:
     [
         (UpstreamUnavailable("x"), [0.25, 0.5]),
         (UpstreamTimeout("x"), [0.25, 0.5]),
-        (UpstreamUnavailable("x", retry_after=3), [3, 3]),
+        (UpstreamUnavailable("x", retry_after=3), [3.15, 3.15]),
         (UpstreamUnavailable("x", retry_after=0), [0.25, 0.5]),
         (UpstreamUnavailable("x", retry_after=60), []),
         (UpstreamBusy("x"), []),
-        (UpstreamBusy("x", retry_after=3), [3, 3]),
+        (UpstreamBusy("x", retry_after=3), [3.15, 3.15]),
+        (UpstreamHeld("x", retry_after=3), []),
+        (UpstreamDown("x"), []),
         (UpstreamWrong("x"), []),
         (Denied("x"), []),
     ],
@@ -105,3 +111,31 @@ async def test_flapping_is_hidden() -> None:
     for _ in range(50):
         assert await Retry(sleep=Waits()).run("it", attempt) == "done"
     assert tries == 100
+
+
+async def test_the_allowance_bounds_amplification() -> None:
+    """An upstream that fails half of the time gets at most a fifth more requests than were needed (R43)."""
+    share = random.Random(4)
+    tries, retry = 0, Retry(sleep=Waits(), allowance=Allowance())
+
+    async def attempt() -> None:
+        nonlocal tries
+        tries += 1
+        if share.random() < 0.5:
+            raise UpstreamUnavailable("x")
+
+    for _ in range(200):
+        with suppress(UpstreamUnavailable):
+            await retry.run("it", attempt)
+    assert 200 < tries <= 1.2 * 200
+
+
+def test_the_allowance_of_a_lone_pull() -> None:
+    """Nothing was earned: a few tries are there all the same, and come back slowly."""
+    allowance = Allowance()
+    assert [True] * 10 + [False] == [allowance.withdraw(0.0) for _ in range(11)]
+    assert [False, True, False] == [allowance.withdraw(now) for now in (5.0, 10.0, 11.0)]
+    for _ in range(25):
+        allowance.deposit()
+    assert [True, True, False] == [allowance.withdraw(11.0) for _ in range(3)]
+    assert [True] * 10 + [False] == [allowance.withdraw(10_000.0) for _ in range(11)]
