@@ -6,13 +6,12 @@ import platform
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from yarl import URL
 
+from iarproxy.config.endpoints import EndpointSettings, in_the_clear, is_loopback, leads_back
 from iarproxy.config.values import Address, Duration, Glob, Size
 from iarproxy.errors import Malformed
 from iarproxy.oci import DOCKER_HUB, Platform, canonical_registry
@@ -91,15 +90,15 @@ class PinSettings(_Section):
     )
 
 
-class UpstreamSettings(_Section):
-    """`[upstreams."NAME"]`. `auth_hosts`: further hosts that may issue tokens for this registry.
+class UpstreamSettings(EndpointSettings):
+    """`[upstreams."NAME"]`; see `EndpointSettings` too.
 
+    `auth_hosts`: further hosts that may issue tokens for this registry.
     `allow_private`: the name may resolve to private addresses, as that of a registry inside a company does.
     `auth_file`: a file of logins as docker, podman and Kubernetes write it; `credential_helper`: the NAME of a program
     docker-credential-NAME.
     """
 
-    url: str
     username: str | None = None
     password_file: Path | None = None
     auth_file: Path | None = None
@@ -107,7 +106,6 @@ class UpstreamSettings(_Section):
     anonymous_read: bool = False
     allow_private: bool = False
     auth_hosts: tuple[str, ...] = ()
-    ca_file: Path | None = None
     connect_timeout: Duration = timedelta(seconds=10)
     read_timeout: Duration = timedelta(seconds=30)
     max_connections: int = Field(32, ge=1, le=1024)
@@ -119,13 +117,6 @@ class UpstreamSettings(_Section):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        url = URL(self.url)
-        if url.scheme not in ("http", "https") or not url.host:
-            raise ValueError(
-                f'url {self.url[:120]!r} is no registry address; write "https://HOST" or "http://HOST:PORT"'
-            )
-        if url.user or url.password or url.query_string or url.fragment or url.path not in ("", "/"):
-            raise ValueError("url takes only scheme, host and port; credentials go into username and password_file")
         if (self.username is None) != (self.password_file is None):
             raise ValueError("username and password_file go together; write both or neither")
         if [self.username, self.auth_file, self.credential_helper].count(None) < 2:  # noqa: PLR2004  # all but one
@@ -134,7 +125,7 @@ class UpstreamSettings(_Section):
             raise ValueError("username cannot hold a colon")
         if self.credential_helper is not None and _HELPER.fullmatch(self.credential_helper) is None:
             raise ValueError('credential_helper is the NAME of a program docker-credential-NAME; write "ecr-login"')
-        if self.has_credentials and url.scheme == "http" and not is_loopback(url.host):
+        if self.has_credentials and in_the_clear(self):
             raise ValueError("credentials would cross the network in the clear; use https, or remove them")
         return self
 
@@ -194,9 +185,21 @@ class Config(_Section):
         if self.ledger.url is not None and not self.ledger.url.startswith("sqlite:////"):
             raise ValueError('ledger.url must be "sqlite:////ABSOLUTE/PATH"; other databases are not supported yet')
         self._refuse_open_credentials()
+        self._refuse_loops()
         if not _is_local(self.admin.listen):
             raise ValueError("admin.listen is open to the network and has no access control; use admin.probes")
         return self
+
+    def _refuse_loops(self) -> None:
+        own = [*self.server.listen, self.admin.listen, *filter(None, [self.admin.probes])]
+        for name, upstream in self.upstreams.items():
+            for url in upstream.urls:
+                here = leads_back(url, own)
+                if here is not None:
+                    raise ValueError(
+                        f'upstreams."{name}" has the url {url}, which is this server itself ({here});'
+                        " write where that registry is, or change the listener"
+                    )
 
     def _refuse_open_credentials(self) -> None:
         opened = [each for each in self.server.listen if not _is_local(each)]
@@ -210,14 +213,6 @@ class Config(_Section):
 
 def _bound(bind: Mapping[str, str]) -> list[tuple[str, str]]:
     return [(upstream, f'server.bind."{address}"') for address, upstream in bind.items()]
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine by its very spelling."""
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_local(address: str) -> bool:
