@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,15 +26,24 @@ GO = (1, 26)  # what the newest of the tools asks for
 
 @dataclass(frozen=True)
 class Tool:
-    """A program, and the package and version that it is built from."""
+    """A program, and the version of the module that it is built from.
+
+    Attributes:
+        listed: the module's versions can be listed, as `go install` wants them to be; not every module proxy lists all.
+    """
 
     name: str
-    package: str
+    module: str
     version: str
+    listed: bool = True
 
     @property
     def folder(self) -> Path:
         return home() / f"{self.name}@{self.version}"
+
+    @property
+    def package(self) -> str:
+        return f"{self.module}/cmd/{self.name}"
 
     @property
     def is_built(self) -> bool:
@@ -41,12 +51,12 @@ class Tool:
 
 
 TOOLS = (
-    Tool("crane", "github.com/google/go-containerregistry/cmd/crane", "v0.22.1"),
-    Tool("regctl", "github.com/regclient/regclient/cmd/regctl", "v0.11.7"),
-    Tool("oras", "oras.land/oras/cmd/oras", "v1.3.3"),
-    Tool("notation", "github.com/notaryproject/notation/cmd/notation", "v1.3.2"),
-    Tool("helm", "helm.sh/helm/v4/cmd/helm", "v4.3.1"),
-    Tool("cosign", "github.com/sigstore/cosign/v3/cmd/cosign", "v3.1.3"),
+    Tool("crane", "github.com/google/go-containerregistry", "v0.22.1"),
+    Tool("regctl", "github.com/regclient/regclient", "v0.11.7"),
+    Tool("oras", "oras.land/oras", "v1.3.3", listed=False),
+    Tool("notation", "github.com/notaryproject/notation", "v1.3.2", listed=False),
+    Tool("helm", "helm.sh/helm/v4", "v4.3.1"),
+    Tool("cosign", "github.com/sigstore/cosign/v3", "v3.1.3"),
 )
 
 
@@ -73,16 +83,22 @@ def _why_not() -> str | None:
 
 
 def _build(tool: Tool) -> None:
-    tool.folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    subprocess.run(
-        ["go", "install", "-trimpath", "-ldflags=-s -w", f"{tool.package}@{tool.version}"],
-        cwd=tool.folder,  # never in the repository, whose files are none of Go's business
-        env=os.environ | {"GOBIN": str(tool.folder), "CGO_ENABLED": "0"},
-        check=True,
-        timeout=1800,
-    )
+    tool.folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as outside:  # of the repository, whose files are none of Go's business
+        if tool.listed:
+            _go(outside, tool, "install", f"{tool.package}@{tool.version}")
+        else:
+            required = f"require {tool.module} {tool.version}"
+            (Path(outside) / "go.mod").write_text(f"module tools\n\ngo {GO[0]}.{GO[1]}\n\n{required}\n")
+            _go(outside, tool, "build", "-mod=mod", "-o", str(tool.folder), tool.package)
     _say(f"{tool.name} {tool.version}: built in {time.monotonic() - started:.0f} s")
+
+
+def _go(folder: str, tool: Tool, verb: str, *arguments: str) -> None:
+    settings = {"GOBIN": str(tool.folder), "CGO_ENABLED": "0"}
+    command = ["go", verb, "-trimpath", "-ldflags=-s -w", *arguments]
+    subprocess.run(command, cwd=folder, env=os.environ | settings, check=True, timeout=1800)
 
 
 def _say(line: str) -> None:
