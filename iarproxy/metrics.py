@@ -33,6 +33,7 @@ class Metrics:
         drifts: verdicts on pinned tags, by `upstream` and `verdict`.
         upstream: requests to upstreams, by `upstream` and `outcome` (2xx, 3xx, 4xx, 5xx, timeout, unreachable).
         fetched: bytes received from upstreams, by `upstream`.
+        handshakes: of TLS, by `outcome` (done, late, plain, failed, left).
     """
 
     registry: CollectorRegistry
@@ -44,6 +45,7 @@ class Metrics:
     drifts: Counter
     upstream: Counter
     fetched: Counter
+    handshakes: Counter
 
     @classmethod
     def open(cls, folder: Path | None) -> Metrics:
@@ -77,6 +79,7 @@ class Metrics:
                 "iarproxy_upstream_requests", "Requests to upstreams.", ["upstream", "outcome"], registry=own
             ),
             fetched=Counter("iarproxy_fetched_bytes", "Bytes from upstreams.", ["upstream"], registry=own),
+            handshakes=Counter("iarproxy_tls_handshakes", "TLS handshakes.", ["outcome"], registry=own),
         )
 
     def answered(
@@ -99,6 +102,10 @@ class Metrics:
     def asked(self, upstream: str, outcome: str) -> None:
         """An upstream was asked; see `upstream.client.Meter`."""
         self.upstream.labels(upstream, outcome).inc()
+
+    def shook_hands(self, outcome: str) -> None:
+        """A TLS handshake ended."""
+        self.handshakes.labels(outcome).inc()
 
     def received(self, upstream: str, count: int) -> None:
         """An upstream sent so many bytes."""

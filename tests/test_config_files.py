@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from iarproxy.config import AdminSettings, Config, DriftSettings, ServerSettings, UpstreamSettings, load, parse
+from iarproxy.config.listening import TlsSettings
 from iarproxy.config.settings import LedgerSettings, PinSettings, StoreSettings, TagSection
 
 FOLDER = Path(__file__).parent.parent / "config"
@@ -29,7 +30,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 
 def uncommented(text: str) -> dict[str, Any]:
     """The document with every shown setting switched on."""
-    return tomllib.loads(re.sub(r'^#("?[a-z.]+"?[a-z_]* = )', r"\1", text, flags=re.MULTILINE))
+    return tomllib.loads(re.sub(r'^#("?[a-z.]+"?[a-z_]* = |\[)', r"\1", text, flags=re.MULTILINE))
 
 
 def shown(document: dict[str, Any], section: str) -> set[str]:
@@ -56,6 +57,13 @@ def test_every_key_is_shown(section: str) -> None:
     assert shown(uncommented(EXAMPLE.read_text()), section) == set(SECTIONS[section].model_fields)
 
 
+def test_every_key_of_tls_is_shown() -> None:
+    """So does the section within the section; what it calls the default is it."""
+    written = uncommented(EXAMPLE.read_text())["server"]["tls"]
+    assert set(TlsSettings.model_fields) == set(written)
+    assert TlsSettings.model_fields["client_certificates"].default == written["client_certificates"]
+
+
 def test_what_is_shown_is_accepted() -> None:
     """With every commented setting switched on the example is still a configuration."""
     assert parse(uncommented(EXAMPLE.read_text()), EXAMPLE).server.bind == {"hub.mirror.example": "docker.io"}
@@ -64,7 +72,7 @@ def test_what_is_shown_is_accepted() -> None:
 def test_defaults_are_true() -> None:
     """What the example calls a default is the default."""
     found = parse(uncommented(EXAMPLE.read_text()), EXAMPLE)
-    given: dict[str, Any] = {"default_upstream": None, "bind": {}}
+    given: dict[str, Any] = {"default_upstream": None, "bind": {}, "tls": None}
     assert found.server.model_copy(update=given) == ServerSettings()
     assert found.admin.model_copy(update={"probes": None}) == AdminSettings()
     assert found.drift == DriftSettings()

@@ -71,11 +71,18 @@ def check_config(
     It is read as `serve` would; nothing is started.
     """
     settings = configuration.load(file or config, os.environ)
+    identity = serve.tls_identity(settings)
     if json:
         print_json(settings.model_dump(mode="json", exclude={"tags"}) | {"tags": [str(tag) for tag in settings.tags]})
         return
     out.print(f"{settings.source or 'built-in defaults'}: ok", markup=False)
-    out.print(f"  listens on  {', '.join(settings.server.listen)}; admin on {settings.admin.listen}", markup=False)
+    plain = [*settings.server.listen, *settings.server.optional_listen]
+    out.print(f"  listens on  {', '.join(plain) or 'TLS only'}; admin on {settings.admin.listen}", markup=False)
+    if identity is not None and settings.server.tls is not None:
+        tls, expires = settings.server.tls, identity.not_after.date()
+        out.print(f"  TLS on      {', '.join(tls.listen)}; certificate until {expires}", markup=False)
+        for remark in identity.remarks:
+            out.print(f"  warning     {remark}", markup=False)
     out.print(f"  store       {settings.store.path}", markup=False)
     for name, upstream in settings.upstreams.items():
         out.print(f"  upstream    {name} at {upstream.url}", markup=False)

@@ -20,6 +20,8 @@ from iarproxy.cli.logs import access_sink, configure_logging
 from iarproxy.cli.options import ConfigOption, load
 from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of, runtime_folder
 from iarproxy.config import Config
+from iarproxy.config.listening import ClientCertificates
+from iarproxy.errors import ConfigError
 from iarproxy.metrics import Metrics
 from iarproxy.mirror.chores import Chores
 from iarproxy.server.admin import AdminFace
@@ -27,6 +29,7 @@ from iarproxy.server.faces import Faces, ServeSettings, WorkerContext
 from iarproxy.server.registry import RegistryFace
 from iarproxy.server.sending import Pace
 from iarproxy.server.supervisor import serve as supervise
+from iarproxy.server.tls import Identity, TlsFiles, read_identity
 from iarproxy.store import ServingLock, Store
 
 log = structlog.get_logger("iarproxy.serve")
@@ -81,10 +84,33 @@ def _metrics_folder(runtime: Path | None) -> Path | None:
     return folder
 
 
+def tls_identity(config: Config) -> Identity | None:
+    """What the server shows in TLS handshakes; None: it speaks no TLS.
+
+    Raises:
+        ConfigError: its files cannot be used.
+    """
+    tls = config.server.tls
+    if tls is None:
+        return None
+    required = tls.client_certificates is ClientCertificates.REQUIRED
+    try:
+        return read_identity(TlsFiles(tls.cert_file, tls.key_file, tls.client_ca_file, required))
+    except ConfigError as error:
+        raise ConfigError(f"{config.source or 'built-in defaults'}: {error}") from error
+
+
 def serve_settings(config: Config, metrics: Path | None) -> ServeSettings:
-    """What the supervisor has to know of the configuration."""
+    """What the supervisor has to know of the configuration.
+
+    Raises:
+        ConfigError: the files of `[server.tls]` cannot be used.
+    """
     return ServeSettings(
-        listen=config.server.listen,
+        listen=config.server.listen + config.server.optional_listen,
+        optional=config.server.optional_listen,
+        tls_listen=() if config.server.tls is None else config.server.tls.listen,
+        tls=tls_identity(config),
         admin=config.admin.listen,
         probes=config.admin.probes,
         workers=config.server.workers,
@@ -123,7 +149,8 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             uses=rooms.mirror,
             memory=rooms.mirror,
         )
-        admin = AdminFace(rooms, metrics, leaving=context.leaving)
+        gauges = dict if context.tls is None else context.tls.gauges
+        admin = AdminFace(rooms, metrics, leaving=context.leaving, gauges=gauges)
         chores.start(config.drift.interval)
         return Faces(
             registry=registry.on,
@@ -131,6 +158,7 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             probes=admin.probes(),
             beat=lambda: _beat(rooms),
             close=stack.pop_all().aclose,
+            handshake=metrics.shook_hands,
         )
 
 

@@ -94,7 +94,8 @@ def runtime_folder(identity: str, environment: Mapping[str, str]) -> Path | None
 def routes_of(config: Config) -> Routes:
     """How requests find their upstream."""
     bindings = {address.lower(): upstream for address, upstream in config.server.bind.items()}
-    own = {address.lower() for address in config.server.listen if not address.startswith("unix:")}
+    listening = config.server.every_listen + config.server.optional_listen
+    own = {address.lower() for address in listening if not address.startswith("unix:")}
     own |= {f"localhost:{address.rpartition(':')[2]}" for address in own}
     return Routes(frozenset(config.upstreams), config.default_upstream, bindings, frozenset(own))
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import platform
-import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from iarproxy.config.endpoints import EndpointSettings, in_the_clear, is_loopback, leads_back
-from iarproxy.config.values import Address, Duration, Glob, Size
+from iarproxy.config.listening import TlsSettings
+from iarproxy.config.values import HELPER_NAME, Address, Duration, Glob, Size
 from iarproxy.errors import Malformed
 from iarproxy.oci import DOCKER_HUB, Platform, canonical_registry
 from iarproxy.trust import Mode, OnDrift, RefusalForm, TagRule
-
-# What follows `docker-credential-` in the name of a program: never a path, never an option (clients.md 11.5).
-_HELPER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
 class _Section(BaseModel):
@@ -33,7 +30,8 @@ class ServerSettings(_Section):
     `record_clients`: keep the addresses of those who pulled a manifest.
     """
 
-    listen: tuple[Address, ...] = Field(("127.0.0.1:5000",), min_length=1)
+    tls: TlsSettings | None = None  # before `listen`, which may be empty then
+    listen: tuple[Address, ...] = ("127.0.0.1:5000",)
     workers: int = Field(0, ge=0, le=256)
     default_upstream: str | None = None
     refusal: RefusalForm = RefusalForm.ERROR
@@ -42,6 +40,23 @@ class ServerSettings(_Section):
     stall_timeout: Duration = timedelta(seconds=30)
     access_log: bool = True
     record_clients: bool = True
+
+    @property
+    def every_listen(self) -> tuple[str, ...]:
+        """Where the registry listens, with TLS and without."""
+        return self.listen + (self.tls.listen if self.tls is not None else ())
+
+    @property
+    def optional_listen(self) -> tuple[str, ...]:
+        """Where it listens too, if this machine has that address (clients.md section 10, item 75)."""
+        return () if "listen" in self.model_fields_set else ("[::1]:5000",)
+
+    @field_validator("listen")
+    @classmethod
+    def _not_empty(cls, listen: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if not listen and info.data.get("tls") is None:
+            raise ValueError("empty; write at least one, or [server.tls]")
+        return listen
 
 
 class AdminSettings(_Section):
@@ -113,19 +128,23 @@ class UpstreamSettings(EndpointSettings):
     @property
     def has_credentials(self) -> bool:
         """Whether requests to this upstream may carry a user's credentials, whichever source they come from."""
-        return any(each is not None for each in (self.username, self.auth_file, self.credential_helper))
+        return any(each is not None for each in (*self._logins, self.client_cert_file))
+
+    @property
+    def _logins(self) -> tuple[object, ...]:
+        return self.username, self.auth_file, self.credential_helper
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
         if (self.username is None) != (self.password_file is None):
             raise ValueError("username and password_file go together; write both or neither")
-        if [self.username, self.auth_file, self.credential_helper].count(None) < 2:  # noqa: PLR2004  # all but one
+        if self._logins.count(None) < 2:  # noqa: PLR2004  # all but one
             raise ValueError("write one of username with password_file, auth_file, and credential_helper")
         if ":" in (self.username or ""):
             raise ValueError("username cannot hold a colon")
-        if self.credential_helper is not None and _HELPER.fullmatch(self.credential_helper) is None:
+        if self.credential_helper is not None and HELPER_NAME.fullmatch(self.credential_helper) is None:
             raise ValueError('credential_helper is the NAME of a program docker-credential-NAME; write "ecr-login"')
-        if self.has_credentials and in_the_clear(self):
+        if any(self._logins) and in_the_clear(self):
             raise ValueError("credentials would cross the network in the clear; use https, or remove them")
         return self
 
@@ -178,7 +197,7 @@ class Config(_Section):
         for name, where in [(self.server.default_upstream, "server.default_upstream"), *_bound(self.server.bind)]:
             if name is not None and canonical_registry(name) not in self.upstreams:
                 raise ValueError(f"{where} names {name!r}, which has no [upstreams] section; add one or change it")
-        taken = [*self.server.listen, self.admin.listen, *filter(None, [self.admin.probes])]
+        taken = [*self.server.every_listen, self.admin.listen, *filter(None, [self.admin.probes])]
         for address in taken:
             if taken.count(address) > 1:
                 raise ValueError(f"admin.listen, admin.probes or server.listen name {address} twice; give each its own")
@@ -191,7 +210,7 @@ class Config(_Section):
         return self
 
     def _refuse_loops(self) -> None:
-        own = [*self.server.listen, self.admin.listen, *filter(None, [self.admin.probes])]
+        own = [*self.server.every_listen, self.admin.listen, *filter(None, [self.admin.probes])]
         for name, upstream in self.upstreams.items():
             for url in upstream.urls:
                 here = leads_back(url, own)
@@ -202,11 +221,12 @@ class Config(_Section):
                     )
 
     def _refuse_open_credentials(self) -> None:
-        opened = [each for each in self.server.listen if not _is_local(each)]
+        # A client certificate says who, not what that one may read: it is no access control yet.
+        opened = [each for each in self.server.every_listen if not _is_local(each)]
         for name, upstream in self.upstreams.items():
             if opened and upstream.has_credentials and not upstream.anonymous_read:
                 raise ValueError(
-                    f'upstreams."{name}" has credentials, and anybody could read what they open at server.listen'
+                    f'upstreams."{name}" has credentials, and anybody could read what they open at the listener'
                     f" {opened[0]}; listen on 127.0.0.1, or write anonymous_read = true in that section"
                 )
 

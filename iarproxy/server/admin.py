@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -110,9 +110,11 @@ class AdminFace:
         metrics: Metrics,
         *,
         leaving: Callable[[], bool] = lambda: False,
+        gauges: Callable[[], Mapping[str, float]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rooms, self._metrics, self._leaving, self._clock = rooms, metrics, leaving, clock
+        self._gauges = gauges
         self._counted: tuple[float, StoreStats] | None = None
 
     def application(self) -> web.Application:
@@ -155,6 +157,7 @@ class AdminFace:
             "store_ingests": stats.ingests,
             "drifted_tags": drifted,
             "damaged_tags": len(self._rooms.ledger.damaged()),
+            **self._gauges(),
         }
         return web.Response(body=self._metrics.render(now), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 

@@ -13,6 +13,7 @@ import socket
 from dataclasses import dataclass, field
 
 from iarproxy.server.frame import RegistryServer
+from iarproxy.server.handshake import Gate
 
 _PER_TURN = 8
 _RETRY = 0.1  # seconds until a full worker, or one out of descriptors, tries again
@@ -21,11 +22,12 @@ IDLE_GRACE = 1.0  # seconds in which a request may still arrive on an idle conne
 
 @dataclass(slots=True)
 class Door:
-    """One listening socket of one worker, and the server behind it."""
+    """One listening socket of one worker, and the server behind it. `gate`: None: it speaks plain HTTP."""
 
     sock: socket.socket
     server: RegistryServer
     limit: int
+    gate: Gate | None = None
     _greeting: set[asyncio.Task[None]] = field(default_factory=set)
     _retry: asyncio.TimerHandle | None = None
     _open: bool = False
@@ -52,6 +54,8 @@ class Door:
             if clock() >= deadline:
                 return False
             if clock() >= idle_until:
+                for task in self._greeting:  # nothing was asked yet
+                    task.cancel()
                 for connection in self.server.connections:
                     if connection.idle:
                         connection.force_close()
@@ -104,7 +108,10 @@ class Door:
         return True
 
     async def _greet(self, client: socket.socket) -> None:
+        if self.gate is not None:
+            return await self.gate.admit(self.server, client)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(self.server, client)
         except OSError:
             client.close()
+        return None

@@ -64,7 +64,7 @@ class Exchange:
 
     @property
     def client(self) -> str:
-        """The peer's address without port; `unix` for a local socket."""
+        """What its certificate says, or the peer's address without port; `unix` for a local socket."""
         return cast("Connection", self.request.protocol).client
 
     def topic(self, *, logged: bool) -> Topic:

@@ -3,7 +3,8 @@
 Rule 1: workers inherit them; never SO_REUSEPORT: one hung worker must not take half the clients (threats L6).
 Rule 2: an address that cannot be had is one line that names it and the remedy, before anything starts.
 Rule 3: what systemd handed over stays systemd's: it is never unlinked. It replaces the configured addresses of its
-        role, which its `FileDescriptorName` tells (`admin`, `probes`, anything else: the registry).
+        role, which its `FileDescriptorName` tells (`admin`, `probes`, `tls`, anything else: the registry).
+Rule 4: an address that is wanted only where the machine has it is left out where it has not.
 """
 
 from __future__ import annotations
@@ -34,11 +35,19 @@ class Role(StrEnum):
     """Which face a listener shows."""
 
     REGISTRY = "registry"
+    TLS = "tls"  # the registry too
     ADMIN = "admin"
     PROBES = "probes"
 
 
-_KEYS = {Role.REGISTRY: "[server] listen", Role.ADMIN: "[admin] listen", Role.PROBES: "[admin] probes"}
+_KEYS = {
+    Role.REGISTRY: "[server] listen",
+    Role.TLS: "[server.tls] listen",
+    Role.ADMIN: "[admin] listen",
+    Role.PROBES: "[admin] probes",
+}
+_NAMES = {**{role.value: role for role in Role}, "registry-tls": Role.TLS}  # of what is inherited
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +66,12 @@ class Listener:
         self.sock.close()
 
 
-def open_listeners(wanted: Iterable[tuple[Role, str]], inherited: Iterable[Listener] = ()) -> list[Listener]:
+def open_listeners(
+    wanted: Iterable[tuple[Role, str]], inherited: Iterable[Listener] = (), optional: Iterable[str] = ()
+) -> list[Listener]:
     """Every listener: the inherited ones, and those of `wanted` whose role no inherited one has.
+
+    `optional`: addresses that need not exist on this machine.
 
     Raises:
         ConfigError: an address cannot be had; nothing stays open then.
@@ -68,7 +81,7 @@ def open_listeners(wanted: Iterable[tuple[Role, str]], inherited: Iterable[Liste
     try:
         for role, address in wanted:
             if role not in given:
-                opened += _bind(role, address)
+                opened += _bind(role, address, optional=address in optional)
     except ConfigError:
         for listener in opened:
             listener.close()
@@ -86,7 +99,7 @@ def inherited_listeners(environment: Mapping[str, str]) -> list[Listener]:
     for offset in range(int(count) if count.isdecimal() else 0):
         sock = socket.socket(fileno=_FIRST_INHERITED + offset)
         _prepare(sock)
-        role = Role(names[offset]) if offset < len(names) and names[offset] in list(Role) else Role.REGISTRY
+        role = _NAMES.get(names[offset], Role.REGISTRY) if offset < len(names) else Role.REGISTRY
         found.append(Listener(role, _name_of(sock), sock, inherited=True))
     return found
 
@@ -96,12 +109,14 @@ def _prepare(sock: socket.socket) -> None:
     os.set_inheritable(sock.fileno(), False)  # noqa: FBT003  # as above; forked workers have it anyway
 
 
-def _bind(role: Role, address: str) -> list[Listener]:
+def _bind(role: Role, address: str, *, optional: bool) -> list[Listener]:
     try:
         if address.startswith("unix:"):
             return [Listener(role, address, _bind_path(Path(address.removeprefix("unix:"))))]
         return [Listener(role, address, sock) for sock in _bind_tcp(address)]
     except OSError as error:
+        if optional and (isinstance(error, socket.gaierror) or error.errno in _ABSENT):
+            return []
         remedy = _REMEDIES.get(error.errno or 0, "choose another address for `{key}`").format(key=_KEYS[role])
         raise ConfigError(f"cannot listen on {address} ({error.strerror}): {remedy}") from error
 

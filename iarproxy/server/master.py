@@ -1,6 +1,7 @@
 """The master: gunicorn's arbiter, which holds the listening sockets and keeps the workers alive.
 
-Rule 1: the master serves nothing and opens nothing but sockets; everything else is made by workers after the fork.
+Rule 1: the master serves nothing, opens nothing but sockets and holds nothing but the certificate that it was started
+        with; everything else is made by workers after the fork.
 Rule 2: a reload starts the new workers first; the old ones leave when all new ones serve. If one of those does not,
         they are the ones that go, and the old configuration stays.
 Rule 3: stopping closes the listening sockets first, then lets the workers finish; a second Ctrl-C is immediate.
@@ -17,6 +18,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import structlog
 from gunicorn.app.base import BaseApplication
@@ -238,8 +240,10 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn ships no types
         inherited = {listener.role for listener in self.app.listeners if listener.inherited}
         open_now = {(listener.role, listener.address) for listener in self.app.listeners if not listener.inherited}
         asked = {(role, address) for role, address in settings.addresses if role not in inherited}
-        if open_now != asked:
+        if {address for _, address in open_now ^ asked} - set(settings.optional):
             _log.warning("changed addresses need a restart; the old ones are served on")
+        if settings.tls is None:  # its addresses are served on too
+            return replace(settings, tls=self.app.settings.tls)
         return settings
 
     def _replace_workers(self) -> None:

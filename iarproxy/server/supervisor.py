@@ -10,9 +10,10 @@ import os
 from collections.abc import Callable, Mapping
 
 from iarproxy import metrics
+from iarproxy.errors import ConfigError
 from iarproxy.server.faces import Build, ServeSettings
 from iarproxy.server.limits import raise_file_limit, require_c_parser
-from iarproxy.server.listeners import inherited_listeners, open_listeners
+from iarproxy.server.listeners import Role, inherited_listeners, open_listeners
 from iarproxy.server.master import Application, Master
 from iarproxy.server.notify import Notifier
 
@@ -32,12 +33,15 @@ def serve(
         environment: of this process; None: the real one.
 
     Raises:
-        ConfigError: an address cannot be listened on, or the HTTP parser is the slow one; nothing was started.
+        ConfigError: an address cannot be listened on, there is no certificate for one, or the HTTP parser is the slow
+            one; nothing was started.
     """
     told = os.environ if environment is None else environment
     require_c_parser()
     raise_file_limit()
-    listeners = open_listeners(settings.addresses, inherited_listeners(told))
+    listeners = open_listeners(settings.addresses, inherited_listeners(told), settings.optional)
+    if settings.tls is None and any(each.role is Role.TLS for each in listeners):
+        raise ConfigError("systemd gives a socket for TLS; write cert_file and key_file in [server.tls]")
     if settings.metrics_dir is not None:
         metrics.clear(settings.metrics_dir)
     application = Application(settings, build, reload, listeners, Notifier(told))

@@ -32,10 +32,12 @@ from iarproxy.errors import IarproxyError
 from iarproxy.server.door import Door
 from iarproxy.server.faces import Build, Faces, ServeSettings, WorkerContext
 from iarproxy.server.frame import RegistryServer
+from iarproxy.server.handshake import Gate
 from iarproxy.server.limits import connection_limit
 from iarproxy.server.listeners import Listener, Role
 from iarproxy.server.registry import Answering
 from iarproxy.server.rehearsal import misfit
+from iarproxy.server.tls import Tls
 
 if TYPE_CHECKING:
     from iarproxy.server.master import Application
@@ -44,6 +46,7 @@ _log = structlog.get_logger("iarproxy.server")
 
 BOOT_FAILED = 10  # exit status of a worker that never served
 _CLOSE_TIMEOUT = 5.0  # seconds for `Faces.close`
+_REGISTRY = (Role.REGISTRY, Role.TLS)
 _IGNORED = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
 
 
@@ -113,7 +116,8 @@ class Worker:
 
     def _live(self) -> int:
         app = self.app
-        context = WorkerContext(app.settings, self.slot, self.generation)
+        tls = None if app.settings.tls is None else Tls(app.settings.tls, loud=self.slot == 0)
+        context = WorkerContext(app.settings, self.slot, self.generation, tls)
         with asyncio.Runner(loop_factory=_loop_factory(app.settings)) as runner:
             return runner.run(work(context, app.build, app.listeners, self.tmp.notify, self.ppid))
 
@@ -135,7 +139,7 @@ async def work(
         return BOOT_FAILED
     life = partial(_beat, faces, beat, master, leave, context.settings)
     try:
-        await _serve(faces, context.settings, list(listeners), leave, life)
+        await _serve(faces, context, list(listeners), leave, life)
     finally:
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_TIMEOUT):
@@ -145,20 +149,27 @@ async def work(
 
 async def _serve(
     faces: Faces,
-    settings: ServeSettings,
+    context: WorkerContext,
     listeners: list[Listener],
     leave: asyncio.Event,
     life: Callable[[], Coroutine[None, None, None]],
 ) -> None:
-    answered = [(faces.registry(each.address), each) for each in listeners if each.role is Role.REGISTRY]
+    settings = context.settings
+    answered = [(faces.registry(each.address), each) for each in listeners if each.role in _REGISTRY]
     reason = await misfit()
     if reason is not None:
         _log.warning("the fast lane is off", reason=reason, remedy="install the aiohttp that iarproxy was tested with")
-    doors = [_door(answering, settings, each, fast=reason is None) for answering, each in answered]
+    gate = None if context.tls is None else Gate(context.tls, settings.handshake_deadline, faces.handshake)
+    doors = [
+        _door(answering, settings, each, gate if each.role is Role.TLS else None, fast=reason is None)
+        for answering, each in answered
+    ]
     runners = [await _open_app(app, sock) for app, sock in _apps(faces, listeners)]
     for door in doors:
         door.open()
-    beating = asyncio.create_task(life(), name="beat")  # its first sign of life means: this worker serves
+    background = [asyncio.create_task(life(), name="beat")]  # its first sign of life means: this worker serves
+    if context.tls is not None:
+        background.append(asyncio.create_task(context.tls.watch(settings.tls_interval), name="certificate"))
     await leave.wait()
     deadline = asyncio.get_running_loop().time() + settings.graceful_timeout
     for door in doors:
@@ -172,13 +183,14 @@ async def _serve(
         answering.close()
     for runner in runners:
         await runner.cleanup()
-    beating.cancel()
+    for task in background:
+        task.cancel()
 
 
-def _door(answering: Answering, settings: ServeSettings, listener: Listener, *, fast: bool) -> Door:
+def _door(answering: Answering, settings: ServeSettings, listener: Listener, gate: Gate | None, *, fast: bool) -> Door:
     lane = answering.lane if fast else None
     server = RegistryServer(answering, lane=lane, pace=answering.pace, header_deadline=settings.header_deadline)
-    return Door(listener.sock, server, connection_limit(settings.max_connections))
+    return Door(listener.sock, server, connection_limit(settings.max_connections), gate)
 
 
 def _apps(faces: Faces, listeners: Iterable[Listener]) -> list[tuple[web.Application, socket.socket]]:

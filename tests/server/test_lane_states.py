@@ -6,11 +6,10 @@ import asyncio
 import os
 import resource
 import socket
-import ssl
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from certificates import contexts
 from iarproxy.errors import StoreUnavailable
 from iarproxy.mirror.answers import HeldBlob
 from iarproxy.oci import Digest, Repository
@@ -74,13 +73,7 @@ def files_of(path: Path) -> int:
 @both_loops
 async def test_under_tls(tmp_path: Path) -> None:
     """A TLS transport is never bypassed: what is in memory is the lane's, a file is not."""
-    key, cert = tmp_path / "key", tmp_path / "cert"
-    command = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {key} -out {cert} -days 2"
-    subprocess.run([*command.split(), "-subj", "/CN=localhost"], check=True, capture_output=True)
-    offer = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    offer.load_cert_chain(cert, key)
-    trust = ssl.create_default_context(cafile=str(cert))
-    trust.check_hostname = False
+    offer, trust = contexts(tmp_path)
     mirror = MemoryMirror(tmp_path)
     mirror.pin("docker.io/library/alpine:3")
     small, large = mirror.add(b"small" * 9000), mirror.add(BIG)

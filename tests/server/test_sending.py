@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from certificates import contexts
 from iarproxy.errors import IarproxyError, StoreFull, UpstreamWrong
 from iarproxy.mirror.answers import FileSpan
 from iarproxy.server.sending import Pace
@@ -60,13 +59,7 @@ async def test_unix_socket(tmp_path: Path, *, kernel: bool) -> None:
 @both_loops
 async def test_tls_takes_the_fallback(tmp_path: Path) -> None:
     """Rule 4: a TLS transport is never bypassed."""
-    key, cert = tmp_path / "key", tmp_path / "cert"
-    command = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout {key} -out {cert} -days 2"
-    subprocess.run([*command.split(), "-subj", "/CN=localhost"], check=True, capture_output=True)
-    offer = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    offer.load_cert_chain(cert, key)
-    trust = ssl.create_default_context(cafile=str(cert))
-    trust.check_hostname = False
+    offer, trust = contexts(tmp_path)
     mirror = FakeMirror(tmp_path)
     blob = mirror.add(BIG)
     async with serving(mirror, ssl=offer) as served:
