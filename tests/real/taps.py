@@ -33,29 +33,35 @@ class Tap:
         cuts: for a digest, after how many bytes each further answer is cut; an empty list cuts no more.
         requests: how often each blob was asked for.
         passed: how many bytes of answers to it went through.
+        heads: the head of every request, of those that came in one piece.
     """
 
-    def __init__(self, target: int, *, rate: int | None = None) -> None:
-        self.port = 0
+    def __init__(self, target: int, *, rate: int | None = None, port: int = 0) -> None:
+        self.port = port
         self.cuts: dict[str, list[int]] = {}
         self.abort = False
         self.requests: dict[str, int] = defaultdict(int)
         self.passed: dict[str, int] = defaultdict(int)
+        self.heads: list[str] = []
         self._target, self._rate = target, rate
         self._tasks: set[asyncio.Task[None]] = set()
         self._transports: set[asyncio.WriteTransport] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self._server.close()
+        await self.hang_up()
+        await self._server.wait_closed()
+
+    async def hang_up(self) -> None:
+        """Cut all connections, and wait until they are gone."""
         for transport in self._transports:
             transport.abort()
         await asyncio.wait_for(asyncio.gather(*self._tasks, return_exceptions=True), 10)
-        await self._server.wait_closed()
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -87,6 +93,8 @@ class Tap:
 
     async def _ask(self, reader: asyncio.StreamReader, towards: asyncio.StreamWriter, answer: _Answer) -> None:
         while data := await reader.read(_CHUNK):
+            if data.startswith((b"GET", b"HEAD")):
+                self.heads.append(data.decode("latin-1"))
             if found := _BLOB.match(data):
                 answer.digest = found[1].decode()
                 self.requests[answer.digest] += 1
