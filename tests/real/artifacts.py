@@ -51,6 +51,7 @@ class ArtifactWorld(World):
     """A mirror of docker-registry and of a registry with the referrers API. Use as `with`."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         super().__init__(folder)
         self.shelf = Shelf(page=100)
         ports = {"plain.example.com": self.registry.port, "shelf.example.com": self.shelf.port}
