@@ -2,7 +2,7 @@
 
 Rule 1: no cookies, no proxies or credentials from the environment, no decompression, no redirects; the headers of a
         request are exactly those given (threats T34, T37, T42, T46; lab L7, L8, L10).
-Rule 2: each upstream has its own connections and TLS context, so that nothing meant for one reaches another (T38).
+Rule 2: each endpoint has its own connections and TLS contexts, so that nothing meant for one reaches another (T38).
 Rule 3: every phase has a deadline: name look-up and connecting, the answer's headers, each read of its body.
 Rule 4: exceptions of aiohttp end here. Their texts hold URLs and bodies, so no text of theirs goes into ours (T39).
 """
@@ -11,20 +11,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
 import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, TypeVar
 
 import aiohttp
 from yarl import URL
 
 import iarproxy
-from iarproxy.errors import ConfigError, UpstreamTimeout, UpstreamUnavailable, UpstreamWrong
+from iarproxy.errors import UpstreamTimeout, UpstreamUnavailable, UpstreamWrong
+from iarproxy.upstream.certificates import Certificates, Files
+from iarproxy.upstream.egress import Proxy, Route
 from iarproxy.upstream.guard import AddressRefused, GuardedResolver, Lookup, Policy
+from iarproxy.upstream.via import via_header
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ _MAX_FIELD = 16_384  # bytes of one header field: signed URLs are long
 _MAX_FIELDS = 128
 _MAX_DRAINED = 16_384  # bytes of a body that nobody wants
 _DRAIN_FOR = 0.5  # seconds
+_PROXY_LOGIN = 407
 _SPARE = 8  # connections beyond those that blobs may take: a manifest never waits for a layer
 
 
@@ -80,14 +82,23 @@ class Unmetered:
         """Nothing."""
 
 
+def same_origin(one: URL, other: URL) -> bool:
+    """Whether both have the same scheme, host and port."""
+    return (one.scheme, (one.host or "").lower(), one.port) == (other.scheme, (other.host or "").lower(), other.port)
+
+
 class Client:
-    """Sends requests for one upstream.
+    """Sends requests for one endpoint of an upstream.
 
     Args:
         name: the upstream's canonical name, for messages.
-        url: its configured base.
+        url: the endpoint's configured base.
         blobs: how many blobs may be under way at once.
         policy: what may be dialled; None: what the URL says.
+        certificates: for https; None: the system's authorities, and no certificate of ours.
+        proxy: the way out; None: straight.
+        namespace: the `ns` that requests to the endpoint itself carry; None: none.
+        via: who we are in `Via`; None: nobody asks.
         meter: is told each request and what came.
     """
 
@@ -99,8 +110,11 @@ class Client:
         lookup: Lookup,
         timeouts: Timeouts,
         blobs: int = 32,
-        ca_file: Path | None = None,
         policy: Policy | None = None,
+        certificates: Certificates | None = None,
+        proxy: Proxy | None = None,
+        namespace: str | None = None,
+        via: str | None = None,
         meter: Meter | None = None,
     ) -> None:
         self._meter = meter or Unmetered()
@@ -109,14 +123,18 @@ class Client:
         self.policy = policy or Policy.of(url)
         self.timeouts = timeouts
         self.blob_slots = asyncio.Semaphore(blobs)
-        self._tls = None if ca_file is None else _tls(name, ca_file)
+        self._certificates = certificates or Certificates(Files(name))
+        self._proxy = proxy
+        self._namespace = namespace
+        self._via = via
+        dialled = self.policy if proxy is None else Policy.of(proxy.url)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 limit=blobs + _SPARE,
                 ttl_dns_cache=30,
                 dns_cache_max_size=256,
-                resolver=GuardedResolver(self.policy, lookup),
-                socket_factory=self.policy.socket,
+                resolver=GuardedResolver(dialled, lookup),
+                socket_factory=dialled.socket,
                 keepalive_timeout=30,
                 enable_cleanup_closed=sys.version_info < (3, 12, 8),
             ),
@@ -141,25 +159,32 @@ class Client:
         Raises:
             UpstreamTimeout, UpstreamUnavailable: no answer. UpstreamWrong: an address that may not be dialled.
         """
-        sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
         self._check_host(url)
-        tls = await self._tls_for(url)
-        request = self._session.request(method, url, headers=sent, data=data, ssl=tls, allow_redirects=False)
+        tls = True if url.scheme != "https" else await self._certificates.context(home=same_origin(url, self.url))
+        route = Route() if self._proxy is None else await self._proxy.route(url)
+        sent = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **via_header(self._via), **headers}
+        request = self._session.request(
+            method,
+            url,
+            headers=sent | {key: value.reveal() for key, value in route.headers},
+            data=data,
+            ssl=tls,
+            allow_redirects=False,
+            proxy=route.proxy,
+            proxy_headers={key: value.reveal() for key, value in route.proxy_headers},
+        )
         try:
             response = await self._guarded(request)
+            self._check_passed(response)
         except UpstreamUnavailable as error:
             self._meter.asked(self.name, "timeout" if isinstance(error, UpstreamTimeout) else "unreachable")
             raise
         self._meter.asked(self.name, f"{response.status // 100}xx")
         return response
 
-    async def _tls_for(self, url: URL) -> ssl.SSLContext | bool:
-        if url.scheme != "https":
-            return True
-        if self._tls is None:
-            # Reading the system's certificates takes 0.1 s of a core: not on the loop, and not before it is needed.
-            self._tls = await asyncio.to_thread(ssl.create_default_context)
-        return self._tls
+    def addressed(self, url: URL) -> URL:
+        """The URL of a request to the endpoint itself, with what it needs to know whom the request is meant for."""
+        return url if self._namespace is None else url.update_query(ns=self._namespace)
 
     async def read(self, response: aiohttp.ClientResponse) -> bytes:
         """The next piece of a body; empty at its end.
@@ -202,16 +227,32 @@ class Client:
 
     def _check_host(self, url: URL) -> None:
         try:
-            self.policy.check_host(url.host or "")
+            if self._proxy is None:
+                self.policy.check_host(url.host or "")
+            else:
+                self.policy.check_unresolved(url.host or "")
         except AddressRefused as error:
             raise self._refused(error) from None
 
+    def _check_passed(self, response: aiohttp.ClientResponse) -> None:
+        """Raise where it is the proxy that answered, and wants a login."""
+        if self._proxy is not None and response.status == _PROXY_LOGIN:
+            response.release()
+            raise self._refused_by_proxy(_PROXY_LOGIN)
+
+    def _refused_by_proxy(self, status: int) -> UpstreamUnavailable:
+        remedy = "; set proxy_username and proxy_password_file" if status == _PROXY_LOGIN else ""
+        text = f"{self.name} is unreachable: its proxy answers {status}{remedy}"
+        return UpstreamUnavailable(text, upstream=self.name, status=status, cause="proxy")
+
     def _failure(self, error: Exception) -> UpstreamUnavailable:
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return self._refused_by_proxy(error.status)
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, AddressRefused):
             return self._refused(error.os_error)
         if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)):
             return UpstreamWrong(f"{self.name} sent an answer that is no valid HTTP", upstream=self.name)
-        text = _cause(error)
+        text = _cause(error, "its" if self._proxy is None else "its proxy's")
         return UpstreamUnavailable(f"{self.name} is unreachable: {text}", upstream=self.name, cause=text)
 
     def _refused(self, error: AddressRefused) -> UpstreamWrong:
@@ -223,27 +264,19 @@ class Client:
         await self._session.close()
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, whose: str) -> str:
     match error:
         case aiohttp.ClientConnectorDNSError():
-            return "its name does not resolve"
+            return f"{whose} name does not resolve"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return "its TLS certificate or handshake is not acceptable"
         case aiohttp.ClientConnectorError():
             number = error.os_error.errno
-            return f"no connection ({os.strerror(number) if number else type(error.os_error).__name__})"
+            to = "" if whose == "its" else "to its proxy "
+            return f"no connection {to}({os.strerror(number) if number else type(error.os_error).__name__})"
         case aiohttp.ClientPayloadError():
             return "the body broke off"
         case aiohttp.ServerDisconnectedError():
             return "it closed the connection without an answer"
         case _:
             return f"the connection broke ({type(error).__name__})"
-
-
-def _tls(name: str, ca_file: Path) -> ssl.SSLContext:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except OSError as error:
-        raise ConfigError(
-            f'upstreams."{name}".ca_file {ca_file} cannot be used: {error.strerror or "not a PEM certificate"}'
-        ) from error

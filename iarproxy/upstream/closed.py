@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,8 +19,10 @@ from iarproxy.errors import UnknownName
 from iarproxy.oci import DOCKER_HUB
 from iarproxy.upstream.asking import Asker
 from iarproxy.upstream.cache import SharedCache
+from iarproxy.upstream.certificates import Certificates, Files
 from iarproxy.upstream.client import Client, Meter, Timeouts
 from iarproxy.upstream.credentials import Credential
+from iarproxy.upstream.egress import Proxy
 from iarproxy.upstream.endpoint import Endpoint
 from iarproxy.upstream.guard import Lookup, Policy, SystemLookup
 from iarproxy.upstream.registry import Upstream
@@ -53,6 +56,7 @@ class Upstreams:
         retry: Retry | None = None,
         timeouts: Timeouts | None = None,
         meter: Meter | None = None,
+        via: str | None = None,
     ) -> Upstreams:
         """Prepare every upstream of the configuration; none is dialled.
 
@@ -64,9 +68,10 @@ class Upstreams:
             retry: instead of the default.
             timeouts: instead of those in `settings`.
             meter: counts what is asked and what comes; None: nobody does.
+            via: who we are in `Via`; None: nobody asks.
 
         Raises:
-            ConfigError: a `ca_file` cannot be used.
+            ConfigError: a certificate or key cannot be used.
         """
         async with AsyncExitStack() as held:
             if lookup is None:
@@ -76,11 +81,16 @@ class Upstreams:
             held.push_async_callback(cache.close)
             upstreams = {}
             for name, each in settings.items():
-                client = _client(name, each, lookup, timeouts, meter)
-                held.push_async_callback(client.close)
-                tokens = _tokens(name, each, client, cache, now)
-                held.push_async_callback(tokens.close)
-                upstreams[name] = Upstream([Endpoint(Asker(client, tokens, now), cache)], cache, retry or Retry())
+                endpoints = []
+                for url in each.urls:
+                    client = await _client(
+                        name, each, url, lookup=lookup, timeouts=_patience(each, timeouts), meter=meter, via=via
+                    )
+                    held.push_async_callback(client.close)
+                    tokens = _tokens(name, each, client, cache, now)
+                    held.push_async_callback(tokens.close)
+                    endpoints.append(Endpoint(Asker(client, tokens, now), cache))
+                upstreams[name] = Upstream(endpoints, cache, retry or Retry())
             return cls(upstreams, held.pop_all())
 
     def __getitem__(self, registry: str) -> Upstream:
@@ -109,21 +119,42 @@ class Upstreams:
         await self._held.aclose()
 
 
-def _client(
-    name: str, settings: UpstreamSettings, lookup: Lookup, timeouts: Timeouts | None, meter: Meter | None
+async def _client(
+    name: str,
+    settings: UpstreamSettings,
+    base: str,
+    *,
+    lookup: Lookup,
+    timeouts: Timeouts,
+    meter: Meter | None,
+    via: str | None,
 ) -> Client:
-    url = _api(name, URL(settings.url))
-    own = Timeouts(connect=settings.connect_timeout.total_seconds(), read=settings.read_timeout.total_seconds())
+    url = _api(name, URL(base))
+    certificates = Certificates(Files(name, settings.ca_file, settings.client_cert_file, settings.client_key_file))
+    await certificates.check()
+    proxy = None
+    if settings.proxy is not None:
+        proxy = Proxy(name, URL(settings.proxy), settings.proxy_username, settings.proxy_password_file)
     return Client(
         name,
         url,
         lookup=lookup,
-        timeouts=timeouts or own,
+        timeouts=timeouts,
         blobs=settings.max_connections,
-        ca_file=settings.ca_file,
         policy=Policy.private(url) if settings.allow_private else None,
+        certificates=certificates,
+        proxy=proxy,
+        namespace=name if settings.namespace else None,
+        via=via,
         meter=meter,
     )
+
+
+def _patience(settings: UpstreamSettings, given: Timeouts | None) -> Timeouts:
+    """How long one endpoint may take: what clients wait for an answer (containerd: 30 s) is shared by all of them."""
+    own = Timeouts(connect=settings.connect_timeout.total_seconds(), read=settings.read_timeout.total_seconds())
+    whole, count = given or own, len(settings.urls)
+    return replace(whole, connect=whole.connect / count, manifest=whole.manifest / count, blob=whole.blob / count)
 
 
 def _api(name: str, url: URL) -> URL:

@@ -37,6 +37,8 @@ _LOOPBACK_6 = ipaddress.IPv6Network("::1/128")
 # Names that no public DNS answers for: whoever writes one means a private registry.
 _PRIVATE_SUFFIXES = (".local", ".localhost", ".internal", ".lan", ".home.arpa", ".corp", ".intranet", ".svc", ".test")
 
+_METADATA = frozenset({"metadata.google.internal", "metadata.goog", "instance-data.ec2.internal"})
+
 
 class Reach(Enum):
     """Where an address leads."""
@@ -75,6 +77,13 @@ def parse_address(host: str) -> _Address | None:
         return None
 
 
+def _reach_by_name(host: str) -> Reach:
+    """Where a name leads, as far as its spelling tells."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return Reach.LOOPBACK
+    return Reach.PRIVATE if "." not in host or host.endswith(_PRIVATE_SUFFIXES) else Reach.PUBLIC
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """What one upstream may dial: addresses of these kinds, and `named`, the literal in its own URL."""
@@ -90,12 +99,10 @@ class Policy:
         if address is not None:
             reach = reach_of(address)
             return cls(_REACHES[reach], address)
-        if host == "localhost" or host.endswith(".localhost"):
-            return cls(_REACHES[Reach.LOOPBACK])
-        if url.scheme == "http":
-            return cls(_REACHES[Reach.PRIVATE])  # written out as plain http: a registry of one's own network
-        private = "." not in host or host.endswith(_PRIVATE_SUFFIXES)
-        return cls(_REACHES[Reach.PRIVATE if private else Reach.PUBLIC])
+        reach = _reach_by_name(host)
+        if url.scheme == "http" and reach is Reach.PUBLIC:
+            reach = Reach.PRIVATE  # written out as plain http: a registry of one's own network
+        return cls(_REACHES[reach])
 
     @classmethod
     def private(cls, url: URL) -> Policy:
@@ -117,6 +124,19 @@ class Policy:
         """Refuse a literal in a URL before a connection is thought of; names are checked once they are resolved."""
         if parse_address(host) is not None:
             self.check(host)
+
+    def check_unresolved(self, host: str) -> None:
+        """Refuse what is certain about a host that somebody else will resolve: an address in any spelling, or a name
+        that never means a public host. `AddressRefused` as above.
+        """
+        host = host.rstrip(".").lower()
+        try:
+            spelled = socket.inet_ntoa(socket.inet_aton(host))  # "127.1", "0x7f000001", "2130706433"
+        except OSError:
+            spelled = host
+        self.check_host(spelled)
+        if host in _METADATA or not (_reach_by_name(host) in self.allowed or parse_address(spelled) is not None):
+            raise AddressRefused(host)
 
     def socket(self, info: tuple[Any, ...]) -> socket.socket:
         """The socket factory of a connector: the last place before the network, passed by every dial.

@@ -20,7 +20,8 @@ from iarproxy.oci import MAX_MANIFEST, Tag
 from iarproxy.oci.media_types import OCI_INDEX, without_parameters
 from iarproxy.upstream.asking import Asker
 from iarproxy.upstream.cache import SharedCache
-from iarproxy.upstream.redirects import Ask, Landed, next_hop, same_origin
+from iarproxy.upstream.client import same_origin
+from iarproxy.upstream.redirects import Ask, Landed, next_hop
 
 log = structlog.get_logger("iarproxy.upstream")
 
@@ -45,7 +46,7 @@ class Lists:
 
     async def tags(self, repository: str, url: URL) -> list[str]:
         """See `Upstream.tags`."""
-        key = f"tags {url}"
+        key = f"tags {self._asker.client.name} {url}"
         if (kept := await self._cache.get(key)) is not None:
             return [str(tag) for tag in orjson.loads(kept)]
         what = f"tags of {repository}"
@@ -67,7 +68,7 @@ class Lists:
 
     async def referrers(self, repository: str, url: URL) -> bytes | None:
         """See `Upstream.referrers`."""
-        key, what = f"no referrers {url.origin()} {repository}", f"referrers in {repository}"
+        key, what = f"no referrers {self._asker.client.name} {url.origin()} {repository}", f"referrers in {repository}"
         if await self._cache.get(key) is not None:
             return None
         bodies = await self._walk(Ask("GET", url, OCI_INDEX), repository, what, optional=True)

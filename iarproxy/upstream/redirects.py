@@ -15,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from iarproxy.errors import UpstreamWrong
-from iarproxy.upstream.client import Client
+from iarproxy.upstream.client import Client, same_origin
 
 _MAX_HOPS = 5
 # Printable ASCII without what only sloppy readers allow in a URL; after a scheme of the web an authority must follow.
@@ -51,18 +51,13 @@ class Landed:
     home: bool
 
 
-def same_origin(one: URL, other: URL) -> bool:
-    """Whether both have the same scheme, host and port."""
-    return (one.scheme, (one.host or "").lower(), one.port) == (other.scheme, (other.host or "").lower(), other.port)
-
-
 async def follow(client: Client, ask: Ask, authorization: str | None) -> Landed:
     """The first answer that is no redirect.
 
     Raises:
         UpstreamWrong: a redirect that is refused, or too many of them. Else as `Client.send`.
     """
-    url = ask.url
+    url = client.addressed(ask.url)
     for _ in range(_MAX_HOPS + 1):
         home = same_origin(url, client.url)
         response = await client.send(ask.method, url, ask.headers(authorization if home else None))

@@ -154,7 +154,7 @@ class Upstream:
     ) -> T:
         """The result of `act`, tried again as `Retry` says; a digest just found missing is not asked for."""
         by_digest = isinstance(wanted, Digest)
-        key = f"missing {self.source} {what}" if by_digest else ""
+        key = f"missing {self.name} {self.source} {what}" if by_digest else ""
         if key and await self._cache.get(key) is not None:
             raise missing(f"{self.name} has no {what} (asked a moment ago)", upstream=self.name, status=404)
         try:
