@@ -1,7 +1,8 @@
 """A whole server over a fake mirror, for tests that need real processes: `daemon.py SETTINGS_FILE`.
 
 The settings file is JSON and is read again on SIGHUP. Keys: listen, admin, workers, graceful, timeout, blob (bytes of
-the one blob), word (what every manifest says), broken (build fails), slow (seconds that a manifest takes).
+the one blob), word (what every manifest says), broken (build fails), slow (seconds that a manifest takes), tls_listen,
+optional (addresses), tls (certificate and key).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from iarproxy.oci import Digest, Repository, Tag
 from iarproxy.server.faces import Faces, ServeSettings, WorkerContext
 from iarproxy.server.registry import RegistryFace
 from iarproxy.server.supervisor import serve
+from iarproxy.server.tls import TlsFiles, read_identity
 from serving import ROUTES, FakeMirror
 
 FILE = Path(sys.argv[1])
@@ -30,8 +32,14 @@ def read() -> ServeSettings:
     given = json.loads(FILE.read_text())
     if given.get("unreadable"):
         raise ConfigError("the configuration is broken")
+    certificate, key = map(Path, given.get("tls", ("", "")))
+    files = TlsFiles(certificate, key) if "tls" in given else None
     return ServeSettings(
         listen=tuple(given["listen"]),
+        optional=tuple(given.get("optional", ())),
+        tls_listen=tuple(given.get("tls_listen", ())),
+        tls=None if files is None else read_identity(files),
+        tls_interval=0.1,
         admin=given.get("admin"),
         workers=given.get("workers", 2),
         graceful_timeout=given.get("graceful", 10),
