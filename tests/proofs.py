@@ -86,6 +86,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         "client": name,
         "version": version(*command),
         "proves": _capabilities(item),
+        "says": str(getattr(item, "function", item).__doc__).partition("\n")[0],
         "lacks": {str(each.args[0]): str(each.args[1]) for each in item.iter_markers("lacks")},
     }
     item.user_properties.append((_PROPERTY, said))

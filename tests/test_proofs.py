@@ -16,7 +16,8 @@ import pytest
 pytestmark = pytest.mark.client("python", "{python}", "--version")
 
 @pytest.mark.proves("tag", "digest")
-def test_good(): pass
+def test_good():
+    'It does.'
 
 @pytest.mark.proves("resume")
 @pytest.mark.lacks("referrers", "it asks for none")
@@ -42,6 +43,7 @@ def test_results(tmp_path: Path, workers: int) -> None:
     version = ".".join(map(str, sys.version_info[:3]))
     assert (good["client"], good["version"], good["outcome"]) == ("python", version, "passed")
     assert (good["proves"], good["lacks"], good["test"]) == (["tag", "digest"], {}, "test_it.py::test_good")
+    assert good["says"] == "It does."
     assert (bad["outcome"], bad["lacks"]) == ("failed", {"referrers": "it asks for none"})
 
 
