@@ -24,7 +24,7 @@ MEANING = {
     "digest": "By digest, also of what no tag names any more.",
     "tag": "By tag: the client gets what upstream's tag named, and upstream sends each part once.",
     "strict mode": "A configuration in which nothing reaches the real registry, also while the mirror is stopped.",
-    "refusal": "A refused tag stops the client: where it has no other way than ours by 403, and in ordinary mirror mode "
+    "refusal": "A refused tag stops the client: by 403 where it has no other way than ours, in ordinary mirror mode "
     "by the refusal manifest (`on_drift` or `refusal` = `stop`).",
     "resume": "A transfer that breaks in the middle is completed: one of upstream's, and one of the client's own.",
     "referrers": "What is attached to an image is found through the mirror.",
