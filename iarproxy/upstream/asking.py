@@ -1,7 +1,7 @@
 """A request to an upstream with the authorization that it wants, to the point where its answer may be judged.
 
 Rule 1: asked without having been challenged only what worked before; a 401 from the upstream's own origin is answered
-        once, with a new header, and never a challenge from anywhere else.
+        once, with a new header, and so is a 403 or 400 to a header that may have run out; never one from anywhere else.
 Rule 2: an answer that is taken has status 200, no coding, and a body within a bound that is checked before and while
         it is read (threats T42, T44).
 """
@@ -18,10 +18,11 @@ from iarproxy.upstream.challenge import parse_challenges
 from iarproxy.upstream.client import Client
 from iarproxy.upstream.redirects import Ask, Landed, follow
 from iarproxy.upstream.statuses import failure
-from iarproxy.upstream.tokens import Tokens
+from iarproxy.upstream.tokens import Shown, Tokens
 from iarproxy.upstream.transfer import refuse_encoding
 
-_OK, _BAD_REQUEST, _UNAUTHORIZED = 200, 400, 401
+_OK, _UNAUTHORIZED = 200, 401
+_PERHAPS_OLD = frozenset({400, 403})  # what ECR says to a login, and public.ecr.aws to a token, that has run out
 
 
 class Asker:
@@ -38,22 +39,32 @@ class Asker:
         Raises:
             Denied: nothing that we may show is enough. UpstreamWrong, Unavailable: no answer that may be used.
         """
-        header = await self._tokens.known(repository)
-        landed = await follow(self.client, ask, header.reveal() if header else None)
-        if landed.home and header is not None and landed.response.status == _BAD_REQUEST:
-            # public.ecr.aws says so to a token that has expired: ask as if we had none.
-            await self.client.drain(landed.response)
-            await self._tokens.forget(repository)
-            header = None
-            landed = await follow(self.client, ask, None)
-        if not landed.home or landed.response.status != _UNAUTHORIZED:
-            return landed
-        challenges = parse_challenges(landed.response.headers.getall("WWW-Authenticate", []))
-        await self.client.drain(landed.response)
-        renewed = await self._tokens.renew(repository, challenges, header)
+        shown = await self._tokens.known(repository)
+        landed = await self._follow(ask, shown)
+        renewed = await self._renewed(landed, repository, shown)
         if renewed is None:
             return landed
-        return await follow(self.client, ask, renewed.reveal())
+        landed = await self._follow(ask, renewed)
+        if landed.home and landed.response.status in (_UNAUTHORIZED, *_PERHAPS_OLD):
+            self._tokens.refused(repository, renewed, withheld=landed.response.status == _UNAUTHORIZED)
+        return landed
+
+    async def _follow(self, ask: Ask, shown: Shown | None) -> Landed:
+        return await follow(self.client, ask, None if shown is None else shown.header.reveal())
+
+    async def _renewed(self, landed: Landed, repository: str, shown: Shown | None) -> Shown | None:
+        """What to show in a second try; None: the answer stands. Where there may be one the answer is released."""
+        response = landed.response
+        if not landed.home:
+            return None
+        if response.status == _UNAUTHORIZED:
+            challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
+        elif response.status in _PERHAPS_OLD and shown is not None and self._tokens.may_be_old(repository, shown):
+            challenges = None
+        else:
+            return None
+        await self.client.drain(response)
+        return await self._tokens.renew(repository, shown, challenges)
 
     async def timely(self, ask: Ask, repository: str) -> Landed:
         """As `open`, within the patience for the headers of a blob."""

@@ -21,7 +21,7 @@ from iarproxy.upstream.asking import Asker
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.certificates import Certificates, Files
 from iarproxy.upstream.client import Client, Meter, Timeouts
-from iarproxy.upstream.credentials import Credential
+from iarproxy.upstream.credentials_source import source_of
 from iarproxy.upstream.egress import Proxy
 from iarproxy.upstream.endpoint import Endpoint
 from iarproxy.upstream.guard import Lookup, Policy, SystemLookup
@@ -166,7 +166,6 @@ def _api(name: str, url: URL) -> URL:
 def _tokens(
     name: str, settings: UpstreamSettings, client: Client, cache: SharedCache, now: Callable[[], datetime]
 ) -> Tokens:
-    credential = None
-    if settings.username is not None and settings.password_file is not None:
-        credential = Credential(name, settings.username, settings.password_file)
-    return Tokens(client, cache=cache, now=now, credential=credential, auth_hosts=settings.auth_hosts)
+    return Tokens(
+        client, cache=cache, now=now, source=source_of(name, settings, client.url, now), auth_hosts=settings.auth_hosts
+    )

@@ -9,7 +9,7 @@ import pytest
 from yarl import URL
 
 from dialing import dialing, whole
-from iarproxy.errors import ConfigError, IarproxyError, UpstreamUnavailable, UpstreamWrong
+from iarproxy.errors import IarproxyError, UpstreamUnavailable, UpstreamWrong
 from iarproxy.oci import Tag
 from iarproxy.upstream.realms import check_realm
 from images import small_image
@@ -138,12 +138,12 @@ async def test_no_secret_is_shown(password: Path, caplog: pytest.LogCaptureFixtu
 
 
 async def test_a_password_file_that_is_not_there(tmp_path: Path) -> None:
-    """One line that names the setting, when the credential is needed."""
+    """One line that names the setting, when the credential is needed; it may be there again in a moment."""
     async with (
         FakeRegistry(authority=Authority("basic")) as registry,
         dialing(registry, username="me", password_file=tmp_path / "none") as upstream,
     ):
-        with pytest.raises(ConfigError, match=r"password_file .*none cannot be read: No such file"):
+        with pytest.raises(UpstreamUnavailable, match=r"password_file .*none cannot be read: No such file"):
             await upstream.manifest("a/b", Tag("1"))
 
 
