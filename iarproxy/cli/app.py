@@ -24,6 +24,7 @@ from iarproxy.cli import drift, inspect, ledger, pins, serve
 from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption
 from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
+from iarproxy.cli.setup import setup
 from iarproxy.errors import Refused, Unavailable
 
 app = typer.Typer(
@@ -38,6 +39,7 @@ app.add_typer(pins.app, name="pins")
 app.add_typer(drift.app, name="drift")
 app.command()(inspect.explain)
 app.command()(inspect.pull)
+app.command()(setup)
 app.add_typer(inspect.store_app, name="store")
 app.add_typer(ledger.app, name="ledger")
 app.command()(demo_command.demo)

@@ -1,0 +1,225 @@
+"""`iarproxy setup [CLIENT]`: print, write, undo or check a client's mirror configuration.
+
+Rule 1: printing is the default; it changes nothing and shows of merged files only what is ours.
+Rule 2: exit codes of --check: 0 proven; 1 pulls do not arrive; 3 they arrive, but what we refuse is asked of the real
+        registry; 4 it could not be tried.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from iarproxy.cli.options import ConfigOption, JsonOption, load
+from iarproxy.cli.output import Exit, print_json, print_table, stop
+from iarproxy.cli.setup import addressing, checking, probing, showing, writing
+from iarproxy.cli.setup.checking import Report, Verdict
+from iarproxy.cli.setup.clients import CLIENTS, Client, this_person
+from iarproxy.cli.setup.docker import reads_hosts_toml
+from iarproxy.cli.setup.plan import (
+    EVERY,
+    IMAGE,
+    Fall,
+    Finding,
+    ImageStore,
+    NoStrictForm,
+    Wish,
+    parse_version,
+)
+from iarproxy.cli.setup.probing import Style
+from iarproxy.cli.setup.programs import Ran, run, version_of
+from iarproxy.cli.setup.pulling import pullers
+from iarproxy.cli.setup.writing import Standing
+from iarproxy.errors import Refused, Unavailable
+from iarproxy.oci import DOCKER_HUB
+
+_NONCE = string.ascii_lowercase + string.digits
+_EXITS = {
+    Verdict.PROVEN: Exit.DONE,
+    Verdict.BYPASSED: Exit.FOUND,
+    Verdict.WRONG: Exit.REFUSED,
+    Verdict.UNPROVEN: Exit.UNAVAILABLE,
+}
+
+
+def setup(
+    client: Annotated[str | None, typer.Argument(metavar="[CLIENT]", help="Without it: the clients there are.")] = None,
+    *,
+    write: Annotated[
+        bool, typer.Option("--write", help="Write the files, keeping what was there beside them.")
+    ] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring back what was there before --write.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Prove that pulls arrive, and that refusals hold.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="The form in which the real registry is never asked instead.")
+    ] = False,
+    push: Annotated[
+        bool, typer.Option("--push", help="With --strict: tags resolve here alone, pushes and digests may pass by.")
+    ] = False,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", "--address", metavar="URL", help="The mirror as the client sees it: http://HOST:PORT."),
+    ] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option("--ca-file", metavar="FILE", help="The authority of the mirror's certificate.")
+    ] = None,
+    registry: Annotated[
+        list[str],
+        typer.Option("--registry", metavar="NAME", help="Only this upstream; repeatable. '*': whatever is asked for."),
+    ] = [],  # noqa: B006  # typer reads it, nobody changes it
+    root: Annotated[
+        Path | None,
+        typer.Option("--root", metavar="DIR", help="Instead of the client's folder (containerd: of certs.d)."),
+    ] = None,
+    config_file: Annotated[
+        Path | None, typer.Option("--client-config", metavar="FILE", help="containerd's config.toml, if elsewhere.")
+    ] = None,
+    version: Annotated[
+        str | None, typer.Option("--client-version", metavar="X.Y", help="If the client is not on this machine.")
+    ] = None,
+    store: Annotated[
+        ImageStore | None, typer.Option("--store", help="dockerd's image store; by default dockerd is asked.")
+    ] = None,
+    argument: Annotated[
+        list[str],
+        typer.Option("--client-arg", metavar="ARG", help="For --check: before the client's own arguments; repeatable."),
+    ] = [],  # noqa: B006  # as above
+    image: Annotated[str, typer.Option("--image", metavar="REF", help="kubernetes: what writes the files.")] = IMAGE,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --write: also files that others wrote or edited.")
+    ] = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Set up a client to pull through this mirror, and prove it.
+
+    Prints what to write by default. Files that were there are kept, so that --undo brings them back.
+    """
+    if client is None:
+        _list_clients(as_json=json)
+        return
+    if sum((write, undo, check)) > 1:
+        raise typer.BadParameter("--write, --undo and --check are three different things; give one")
+    if push and not strict:
+        raise typer.BadParameter("--push goes with --strict; the ordinary form lets pushes pass anyway")
+    if client not in CLIENTS:
+        raise typer.BadParameter(f"no client {client!r}; there are {', '.join(CLIENTS)}")
+    chosen, person, settings = CLIENTS[client], this_person(), load(config)
+    folder = root or chosen.folder(person)
+    main = config_file or (folder / chosen.config_file if chosen.config_file and root is None else None)
+    main = Path(main).parent.resolve() / main.name if main else None
+    if undo:
+        _undo([*(str(folder / each) for each in chosen.places), *([str(main)] if main else [])], as_json=json)
+        return
+    wish = Wish(
+        addressing.mirror(settings, chosen, url, ca_file, registry),
+        folder,
+        (Fall.DIGESTS if push else Fall.NONE) if strict else Fall.OPEN,
+        main,
+        parse_version(version) if version else version_of(chosen.version),
+        store or _store(chosen),
+        image,
+    )
+    if check:
+        findings, local = chosen.inspect(wish, person), addressing.local_url(settings, wish.mirror)
+        _check(chosen, wish, findings, local, argument, rooted=root is not None, as_json=json)
+    else:
+        _plan(chosen, wish, write=write, overwrite=overwrite, as_json=json)
+
+
+def _list_clients(*, as_json: bool) -> None:
+    if as_json:
+        print_json({"clients": {each.name: each.summary for each in CLIENTS.values()}})
+        return
+    print_table(["CLIENT", "WHAT"], [[each.name, each.summary] for each in CLIENTS.values()], empty="none")
+
+
+def _store(client: Client) -> ImageStore | None:
+    """Which image store the daemon has, as it says; None: it does not, or is none."""
+    if client.name != "docker":
+        return None
+    match run(["docker", "info", "--format", "{{json .DriverStatus}}"], patience=15.0):
+        case Ran(code=0, out=told):
+            return ImageStore.CONTAINERD if "io.containerd.snapshotter" in told else ImageStore.CLASSIC
+        case _:
+            return None
+
+
+def _plan(client: Client, wish: Wish, *, write: bool, overwrite: bool, as_json: bool) -> None:
+    try:
+        plan = client.plan(wish)
+    except NoStrictForm as error:
+        if as_json:
+            print_json({"client": client.name, "strict": None, "instead": list(error.instead)})
+        else:
+            showing.show_instead(error)
+        raise
+    steps = writing.write(plan.changes, overwrite=overwrite) if write else []
+    if as_json:
+        print_json(showing.plan_as_json(client.name, wish, plan, steps))
+    elif write:
+        showing.show_written(plan, steps)
+    else:
+        showing.show_plan(plan)
+
+
+def _undo(places: list[str], *, as_json: bool) -> None:
+    done = writing.undo(places)
+    if as_json:
+        print_json({"files": [{"path": str(path), "done": standing} for path, standing in done]})
+    else:
+        showing.show_undone(done)
+    edited = [path for path, standing in done if standing is Standing.EDITED]
+    if edited:
+        kept = writing.backup_of(edited[0])
+        where = f"what was there before is in {kept}" if kept else "there was no file before"
+        raise Refused(f"{edited[0]}: was edited since we wrote it, and is left as it is; {where}")
+
+
+def _check(
+    client: Client, wish: Wish, findings: list[Finding], local: str, arguments: Sequence[str], **how: bool
+) -> None:
+    """Ask the mirror, then run each program. `how`: `rooted` and `as_json`."""
+    style = _style(client, wish)
+    nonce = "".join(secrets.choice(_NONCE) for _ in range(16))
+    registries = [DOCKER_HUB] if style is Style.PLAIN or EVERY in wish.mirror.registries else wish.mirror.registries
+    report, silent = Report(tuple(findings)), None
+    try:
+        promised = {each: probing.ask(local, wish.mirror, each, nonce, style) for each in registries}
+    except Unavailable as error:
+        report, silent = Report(tuple(findings), absent=(str(error),)), error
+    else:
+        with tempfile.TemporaryDirectory(prefix="iarproxy-check-") as scratch:
+            programs = pullers(client.programs, wish, arguments, Path(scratch), rooted=how["rooted"])
+            report = checking.check(findings, programs, promised, nonce)
+        if not client.programs:
+            report = Report(tuple(findings), absent=(_by_hand(client, registries[0], nonce),))
+    if how["as_json"]:
+        print_json(showing.check_as_json(client.name, wish, report))
+    else:
+        showing.show_check(report, wish.mirror.url)
+    if silent is not None:
+        raise silent
+    stop(_EXITS[report.verdict])
+
+
+def _by_hand(client: Client, registry: str, nonce: str) -> str:
+    name = f"{registry}/{probing.REPOSITORY}"
+    return (
+        f"this check runs no program of {client.name}; have it pull {name}:pass-{nonce}, which must work, and"
+        f" {name}:deny-{nonce}, which must fail without asking {registry}"
+    )
+
+
+def _style(client: Client, wish: Wish) -> Style:
+    if client.name in ("podman", "skopeo", "buildah", "cri-o", "buildkit"):
+        return Style.PREFIX
+    if client.name in ("docker", "docker-desktop") and not reads_hosts_toml(wish):
+        return Style.PLAIN
+    return Style.NS
