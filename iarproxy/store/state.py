@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import zlib
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, Self
@@ -23,6 +22,7 @@ import orjson
 
 from iarproxy import errors
 from iarproxy.errors import IarproxyError, Unavailable
+from iarproxy.store.checked import opened, sealed
 
 RECORD_SIZE: Final = 2048
 _MESSAGE: Final = 600
@@ -109,13 +109,13 @@ class Record:
         if len(body) > RECORD_SIZE - 9 and self.failure is not None:
             shorter = replace(self.failure, detail={}, message=self.failure.message[: len(self.failure.message) // 2])
             return replace(self, failure=shorter).pack()
-        return (b"%08x " % zlib.crc32(body) + body).ljust(RECORD_SIZE)
+        return sealed(body).ljust(RECORD_SIZE)
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self | None:
         """The record in `raw`; None: there is none, or it is torn."""
-        checksum, _, body = raw.rstrip().partition(b" ")
-        if not body or checksum != b"%08x" % zlib.crc32(body):
+        body = opened(raw)
+        if body is None:
             return None
         found = orjson.loads(body)
         failure = Failure(**found["failure"]) if found["failure"] else None

@@ -17,7 +17,6 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ import orjson
 from iarproxy.errors import StoreUnavailable
 from iarproxy.oci import Digest
 from iarproxy.oci.digest import ALGORITHMS
+from iarproxy.store.checked import opened, sealed
 from iarproxy.store.disk import Disk, write_all
 from iarproxy.store.layout import Layout
 
@@ -84,13 +84,13 @@ class Record:
     def pack(self) -> bytes:
         """The record as `_WIDTH` bytes with a checksum: a power cut may leave half of it."""
         body = orjson.dumps(self)
-        return (b"%08x " % zlib.crc32(body) + body).ljust(_WIDTH - 1) + b"\n"
+        return sealed(body).ljust(_WIDTH - 1) + b"\n"
 
     @classmethod
     def unpack(cls, raw: bytes) -> Self | None:
         """The record in `raw`; None: there is none."""
-        checksum, _, body = raw.rstrip().partition(b" ")
-        if not body or checksum != b"%08x" % zlib.crc32(body):
+        body = opened(raw)
+        if body is None:
             return None
         found = orjson.loads(body)
         pending, syncing = found.pop("pending"), found.pop("syncing", None)
