@@ -132,6 +132,10 @@ class UpstreamWrong(UpstreamUnavailable):
     """Upstream answered bytes, a length or a header that contradict the digest: nothing of it is kept."""
 
 
+class UpstreamLoops(UpstreamWrong):
+    """A request came back to the instance that had sent it: an upstream's url leads, perhaps by detours, to itself."""
+
+
 class StoreUnavailable(Unavailable):
     """The store cannot take or give content now (disk full, input/output error)."""
 

@@ -31,6 +31,7 @@ from iarproxy.server.sending import Pace
 from iarproxy.server.supervisor import serve as supervise
 from iarproxy.server.tls import Identity, TlsFiles, read_identity
 from iarproxy.store import ServingLock, Store
+from iarproxy.upstream.via import pseudonym
 
 log = structlog.get_logger("iarproxy.serve")
 
@@ -148,6 +149,7 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             count=metrics,
             uses=rooms.mirror,
             memory=rooms.mirror,
+            via=pseudonym(rooms.store.identity),
         )
         gauges = dict if context.tls is None else context.tls.gauges
         admin = AdminFace(rooms, metrics, leaving=context.leaving, gauges=gauges)

@@ -24,6 +24,7 @@ from iarproxy.mirror.mirror import Mirror
 from iarproxy.oci.routing import Routes
 from iarproxy.store import Store
 from iarproxy.upstream import Upstreams
+from iarproxy.upstream.via import pseudonym
 
 _NOBODY = 2**32 - 1  # what the kernel says for a process that nobody logged in to start
 
@@ -129,7 +130,9 @@ async def open_rooms(
         counted = metrics or Metrics.open(None)
         folder = runtime_folder(store.identity, environment)
         shared = None if folder is None else folder / "upstream"
-        upstreams = await Upstreams.open(config.upstreams, cache_dir=shared, meter=counted)
+        upstreams = await Upstreams.open(
+            config.upstreams, cache_dir=shared, meter=counted, via=pseudonym(store.identity)
+        )
         stack.push_async_callback(upstreams.close)
         stack.push_async_callback(store.close)  # before the upstreams: its ingests read from them
         mirror = Mirror(

@@ -37,6 +37,7 @@ STATUSES: Mapping[type[errors.IarproxyError], tuple[int, ErrorCode]] = MappingPr
         errors.RangeUnsatisfiable: (416, ErrorCode.SIZE_INVALID),
         errors.Unsupported: (405, ErrorCode.UNSUPPORTED),
         errors.Refused: (403, ErrorCode.DENIED),
+        errors.UpstreamLoops: (508, ErrorCode.UNAVAILABLE),
         errors.UpstreamWrong: (502, ErrorCode.UNAVAILABLE),
         errors.UpstreamTimeout: (504, ErrorCode.UNAVAILABLE),
         errors.UpstreamBusy: (429, ErrorCode.TOOMANYREQUESTS),

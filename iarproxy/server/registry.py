@@ -29,10 +29,12 @@ from iarproxy.server.done import Done
 from iarproxy.server.errors import answer_error
 from iarproxy.server.exchange import Exchange
 from iarproxy.server.lane import Lane
+from iarproxy.server.loops import way_of
 from iarproxy.server.ports import Count, Memory, Mirror, Uses
 from iarproxy.server.ranges import Part, select
 from iarproxy.server.ready import Kitchen
 from iarproxy.server.sending import KERNEL, Pace, Stalled
+from iarproxy.upstream.via import on_the_way
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -55,6 +57,7 @@ class RegistryFace:
         count: where answers are counted; None: nowhere.
         uses: who is told what was served to whom; None: nobody.
         memory: what the mirror can answer without waiting; None: there is no fast lane.
+        via: who we are in `Via`; None: loops are not noticed.
     """
 
     mirror: Mirror
@@ -65,6 +68,7 @@ class RegistryFace:
     count: Count | None = None
     uses: Uses | None = None
     memory: Memory | None = None
+    via: str | None = None
 
     def on(self, listener: str) -> Answering:
         """The handler of the listener whose address is `listener`."""
@@ -114,7 +118,8 @@ class Answering:
 
     async def _answer_or_cut(self, exchange: Exchange) -> None:
         try:
-            await self._answer(exchange)
+            with on_the_way(way_of(exchange.request.headers, self._face.via)):
+                await self._answer(exchange)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001  # the edge of the server: everything becomes an answer or a cut

@@ -9,11 +9,16 @@ from typing import assert_never
 from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned, Standing
 from iarproxy.oci import Digest, Tag
 
+VANISHED = "none"  # no digest: what a pinned tag is upstream that upstream no longer has
 MAX_WARNING = 4096  # bytes of all warnings of one answer (distribution-spec, "Warnings")
 
 
 def standing_headers(answer: ManifestAnswer, wanted: Tag | Digest) -> dict[str, str]:
-    """`IAR-Pin`, and under drift `IAR-Upstream-Digest` and `Warning`. Empty for a request by digest."""
+    """`IAR-Pin`, and under drift `IAR-Upstream-Digest` and `Warning`. Empty for a request by digest.
+
+    `IAR-Upstream-Digest` is what upstream offers now, or `none`: it no longer has the tag. A mirror behind this one
+    takes both for a hint (see `mirror.drift`).
+    """
     headers: dict[str, str] = {}
     match answer.standing:
         case Pinned(since=since):
@@ -26,6 +31,8 @@ def standing_headers(answer: ManifestAnswer, wanted: Tag | Digest) -> dict[str, 
             assert_never(answer.standing)
     if answer.offered is not None:
         headers["IAR-Upstream-Digest"] = str(answer.offered)
+    elif answer.vanished:
+        headers["IAR-Upstream-Digest"] = VANISHED
     text = _drift(answer, wanted)
     if text:
         headers["Warning"] = warning(text)

@@ -20,6 +20,7 @@ from iarproxy.errors import (
     UnknownManifest,
     UnknownName,
     UpstreamBusy,
+    UpstreamLoops,
     UpstreamTimeout,
     UpstreamUnavailable,
     UpstreamWrong,
@@ -28,6 +29,7 @@ from iarproxy.upstream.client import Client
 from iarproxy.upstream.redirects import Landed
 from iarproxy.upstream.retry import parse_retry_after
 
+_LOOP = 508
 _MAX_BODY = 8192
 _CODE = re.compile(r"[A-Z_]{1,40}", re.ASCII)
 
@@ -55,9 +57,16 @@ async def failure(client: Client, landed: Landed, what: str, missing: type[Refus
             return UpstreamTimeout(f"{name} answered {said} for {what}", upstream=name, status=status)
         case _ if status >= 500 or (not landed.home and status in (400, 401, 403)):  # noqa: PLR2004  # 5xx
             text = f"{name} answered {said} for {what}"
-            return UpstreamUnavailable(text, upstream=name, status=status, retry_after=retry_after)
+            failed = UpstreamUnavailable(text, upstream=name, status=status, retry_after=retry_after)
+            return _looped(name, what) if landed.home and status == _LOOP else failed
         case _:
             return UpstreamWrong(f"{name} answered {said} for {what}", upstream=name, status=status)
+
+
+def _looped(name: str, what: str) -> UpstreamLoops:
+    text = f"{name} answered 508 for {what}: the request came back to where it was sent from"
+    remedy = f'write into upstreams."{name}" the url of the registry itself, not of a mirror that asks this one'
+    return UpstreamLoops(f"{text}; {remedy}", upstream=name, status=_LOOP)
 
 
 async def _code(client: Client, response: aiohttp.ClientResponse) -> str:
