@@ -19,7 +19,7 @@ from iarproxy.server.accounts import Content, Facts, Topic
 from iarproxy.server.answer import Answer
 from iarproxy.server.head import Plain
 from iarproxy.server.ports import Memory
-from iarproxy.server.ranges import Part, select
+from iarproxy.server.ranges import Part, Parts, select
 
 _JOINED = 4096  # bytes of a body that is copied behind its head: one buffer is sent faster than two
 
@@ -142,6 +142,8 @@ class Kitchen:
             answer = contents.blob(digest, held.size, None, shown)
             return _whole(plain, answer, Topic("blob", repository.registry, "", 200, 0, facts, None))
         chosen = select(plain.range, plain.if_range, f'"{digest}"', held.size)
+        if isinstance(chosen, Parts):
+            return None
         part = chosen if isinstance(chosen, Part) else None
         answer = contents.blob(digest, held.size, part, shown)
         content = Content(repository, digest, digest, is_manifest=False)

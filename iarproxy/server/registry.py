@@ -29,9 +29,10 @@ from iarproxy.server.done import Done
 from iarproxy.server.errors import answer_error
 from iarproxy.server.exchange import Exchange
 from iarproxy.server.lane import Lane
+from iarproxy.server.multipart import framed
 from iarproxy.server.loops import way_of
 from iarproxy.server.ports import Count, Memory, Mirror, Uses
-from iarproxy.server.ranges import Part, select
+from iarproxy.server.ranges import Part, Parts, select
 from iarproxy.server.ready import Kitchen
 from iarproxy.server.sending import KERNEL, Pace, Stalled
 from iarproxy.upstream.via import on_the_way
@@ -206,6 +207,9 @@ class Answering:
             exchange.cache = "hit" if body.cached else "miss"
             exchange.content = Content(repository, digest, digest, is_manifest=False)
             chosen = select(_single(exchange.request, "Range"), headers.get("If-Range"), f'"{digest}"', body.size)
+            if isinstance(chosen, Parts):
+                several = framed(digest, body.size, chosen, shown)
+                return await exchange.stream(several.answer, several.body(body.spans), ready=body.cached)
             part = chosen if isinstance(chosen, Part) else None
             start, stop = (part.start, part.stop) if part else (0, body.size)
             answer = contents.blob(digest, body.size, part, shown)
