@@ -96,6 +96,11 @@ class Tools:
         assert ran.returncode == 0, f"{' '.join(map(str, command))}: {ran.stdout}{ran.stderr}"
         return ran.stdout
 
+    def saying(self, *command: str | Path, **environment: str) -> str:
+        """All that a program said, whatever its exit code."""
+        ran = run(command, **self._environment | environment)
+        return ran.stdout + ran.stderr
+
     def failing(self, *command: str | Path, **environment: str) -> str:
         """All that a program said that had to fail."""
         ran = run(command, **self._environment | environment)
