@@ -154,8 +154,9 @@ class FakeRegistry:
             return self._token(request, seen, query, fault)
         target = _TARGET.fullmatch(path)
         repository = target["name"] if target else ""
-        if not self.authority.allows(request.headers.get("Authorization", ""), repository):
-            return self._challenge(repository, fault)
+        authorization = request.headers.get("Authorization", "")
+        if not self.authority.allows(authorization, repository):
+            return self._challenge(repository, authorization, fault)
         if request.method not in ("GET", "HEAD"):
             return self._plain(405, _error("UNSUPPORTED", "read only"), fault)
         if path in ("/v2", "/v2/"):
@@ -220,12 +221,14 @@ class FakeRegistry:
     def _token(self, request: web.BaseRequest, seen: Seen, query: str, fault: Fault) -> Answer:
         form = dict(parse_qsl(seen.body.decode()))
         if request.method == "POST" and not self.authority.post:
-            return self._plain(404, b"no", fault)
+            return self._plain(self.authority.post_refusal, b"no", fault)
         scopes = form.get("scope", "").split() or parse_qs(query).get("scope", [])
         status, answer = self.authority.grant(scopes, request.headers.get("Authorization", ""), form)
         return self._plain(status, orjson.dumps(answer), fault)
 
-    def _challenge(self, repository: str, fault: Fault) -> Answer:
+    def _challenge(self, repository: str, authorization: str, fault: Fault) -> Answer:
+        if authorization and self.authority.refusal != 401:
+            return self._plain(self.authority.refusal, _error("DENIED", "no longer"), fault)
         challenge = "\r\nWWW-Authenticate: ".join(self.authority.challenge(self.url, repository))
         headers = {"Content-Type": "application/json", "WWW-Authenticate": challenge}
         return self._sized(401, headers, _error("UNAUTHORIZED", "authentication required"), fault)

@@ -26,7 +26,9 @@ class Authority:
         realm: the token endpoint; empty: `/token` of the registry that challenges.
         expires_in: seconds that a token lasts and what is said of it; None: 60, and nothing is said.
         token_field: the name under which the answer carries the token.
-        post: whether the realm answers POST (the OAuth2 form).
+        post: whether the realm answers POST (the OAuth2 form); else it answers `post_refusal`.
+        refusal: the status for an Authorization header that is not, or no longer, right; 401 is a new challenge.
+        identity_tokens: what `grant_type=refresh_token` takes.
         challenges: sent instead of the computed WWW-Authenticate header.
     """
 
@@ -38,6 +40,9 @@ class Authority:
     expires_in: float | None = 300
     token_field: str = "token"
     post: bool = False
+    post_refusal: int = 404
+    refusal: int = 401
+    identity_tokens: set[str] = field(default_factory=set)
     challenges: Sequence[str] = ()
     clock: Callable[[], float] = time.monotonic
     issued: dict[str, tuple[frozenset[str], float]] = field(default_factory=dict)
@@ -81,6 +86,8 @@ class Authority:
     def _may_have(self, authorization: str, form: Mapping[str, str]) -> bool:
         if form.get("grant_type") == "password":
             return self.users.get(form.get("username", ""), None) == form.get("password")
+        if form.get("grant_type") == "refresh_token":
+            return form.get("refresh_token") in self.identity_tokens
         scheme, _, value = authorization.partition(" ")
         return self._knows(value) if scheme.lower() == "basic" else self.anonymous and not authorization
 

@@ -106,9 +106,10 @@ class AuthFile:
     def __init__(self, upstream: str, path: Path, server: Server, clock: Callable[[], float]) -> None:
         self._file = _File(upstream, "auth_file", path, _MAX_AUTH_FILE)
         self._upstream = upstream
+        self._path = path
         self._server = server
         self._clock = clock
-        self._raw = b""
+        self._raw: bytes | None = None
         self._document: dict[str, Any] = {}
         self._helpers: dict[str, Helper] = {}
         self._said = False
@@ -125,7 +126,8 @@ class AuthFile:
                 return found
         if not self._said:
             self._said = True
-            log.warning("no login for this upstream in its auth_file: it is asked anonymously", upstream=self._upstream)
+            text = "no login for this upstream in its auth_file: it is asked anonymously"
+            log.warning(text, upstream=self._upstream, auth_file=str(self._path))
         return None
 
     async def close(self) -> None:

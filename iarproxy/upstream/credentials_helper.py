@@ -69,13 +69,24 @@ class _Said:
 
 
 class Helper:
-    """One program, asked for one server."""
+    """One program, asked for one server.
 
-    def __init__(self, upstream: str, name: str, server: str, clock: Callable[[], float]) -> None:
+    Args:
+        upstream: its name, for messages.
+        name: of the helper.
+        server: as `Server.address` gives it.
+        clock: seconds, for how long an answer is remembered.
+        patience: seconds for one run.
+    """
+
+    def __init__(
+        self, upstream: str, name: str, server: str, clock: Callable[[], float], patience: float = _PATIENCE
+    ) -> None:
         self._upstream = upstream
         self._program = f"docker-credential-{name}"
         self._server = server
         self._clock = clock
+        self._patience = patience
         self._asking: InFlight[str, _Said] = InFlight()
         self._said: _Said | None = None
 
@@ -110,10 +121,10 @@ class Helper:
         if program is None:
             return _Said(self._clock(), failure="there is no such program in the PATH")
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 code, output = await _output(program, self._server, helper_environment(os.environ))
         except TimeoutError:
-            return _Said(self._clock(), failure=f"it did not end within {_PATIENCE:g} s")
+            return _Said(self._clock(), failure=f"it did not end within {self._patience:g} s")
         except OSError as error:
             return _Said(self._clock(), failure=f"it cannot be run: {error.strerror}")
         return self._read(code, output)
