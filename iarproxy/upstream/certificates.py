@@ -47,10 +47,15 @@ class _Contexts:
 
 
 class Certificates:
-    """The TLS contexts of one endpoint. Made anew where a file changed; connections that are open stay as they are."""
+    """The TLS contexts of one endpoint. Made anew where a file changed; connections that are open stay as they are.
 
-    def __init__(self, files: Files) -> None:
+    Args:
+        look_again: seconds between two looks at the files.
+    """
+
+    def __init__(self, files: Files, *, look_again: float = _LOOK_AGAIN) -> None:
         self._files = files
+        self._look_again = look_again
         self._contexts: _Contexts | None = None
         self._seen: _Seen = ()
         self._look_at = 0.0
@@ -72,7 +77,7 @@ class Certificates:
             async with self._looking:
                 if self._contexts is None or now >= self._look_at:
                     self._contexts = await asyncio.to_thread(self._current)
-                    self._look_at = asyncio.get_running_loop().time() + _LOOK_AGAIN
+                    self._look_at = asyncio.get_running_loop().time() + self._look_again
         return self._contexts.own if home else self._contexts.others
 
     def _current(self) -> _Contexts:
