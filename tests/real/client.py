@@ -35,10 +35,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a program ended, and its words."""
+    """How a program ended, all its words, and what it printed as its answer."""
 
     done: bool
     said: str
+    answer: str = ""
+
+
+def good(outcome: Outcome) -> None:
+    """The program must have been content; else the test fails with its words."""
+    assert outcome.done, outcome.said[-3000:]
 
 
 class Client(ABC):
@@ -87,7 +93,7 @@ class Client(ABC):
     def run(self, *command: str | Path) -> Outcome:
         """Run one of the client's programs."""
         ran = run(self.place.words(command), **self.environment)
-        return Outcome(ran.returncode == 0, ran.stdout + ran.stderr)
+        return Outcome(ran.returncode == 0, ran.stdout + ran.stderr, ran.stdout)
 
     def mirrored(self, repository: str, reference: str = ":1") -> str:
         """The name of an image on docker.io, which the mirror is asked for."""

@@ -8,13 +8,14 @@ import cri
 from client import Client, Outcome, Place
 from processes import Process, until
 
+_TIMID = "restrict_oom_score_adj = true\ndisable_hugetlb_controller = true\n"  # root may lack the rights for more
 _HUB = "https://registry-1.docker.io"
 
 
 class _Containerd(Client):
     """A containerd with root, state and sockets of its own; nothing in it asks for rights that root may lack."""
 
-    fetch_buffer: ClassVar[int] = 0
+    transfer: ClassVar[str] = ""  # more settings of the plugin that pulls from 2.0 on
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -22,23 +23,39 @@ class _Containerd(Client):
 
     def start(self) -> None:
         config = self.folder / "config.toml"
-        criplugin = '[plugins."io.containerd.grpc.v1.cri"'
-        transfer = '[plugins."io.containerd.transfer.v1.local"]'
-        config.write_text(
-            f'version = 2\nroot = "{self.folder}/root"\nstate = "{self.folder}/state"\noom_score = 0\n'
-            f'[grpc]\naddress = "{self._socket}"\n[debug]\naddress = "{self.folder}/debug.sock"\n'
-            f'[plugins."io.containerd.internal.v1.opt"]\npath = "{self.folder}/opt"\n'
-            f"{criplugin}]\nrestrict_oom_score_adj = true\ndisable_hugetlb_controller = true\n"
-            f'{criplugin}.registry]\nconfig_path = "{self.folder}/hosts"\n'
-            f'{criplugin}.containerd]\nsnapshotter = "native"\n'
-            f'{criplugin}.cni]\nbin_dir = "{self.folder}/cni"\nconf_dir = "{self.folder}/cni"\n'
-            + (f"{transfer}\nconcurrent_layer_fetch_buffer = {self.fetch_buffer}\n" if self.fetch_buffer else "")
-            + ("max_concurrent_downloads = 4\n" if self.fetch_buffer else "")
-        )
+        newer = " 1." not in self.run("containerd", "--version").answer
+        cri_settings = self._settings_of_cri_3() if newer else self._settings_of_cri_2()
+        config.write_text(f"version = {3 if newer else 2}\n{self._settings()}{cri_settings}")
         command = self.place.words(["containerd", "--config", config])
         self._process = Process(command, self.folder / "log", **self.environment)
         until(lambda: self._answers() or self._process is None or self._process.ended, "containerd's answer")
         assert not self._process.ended, self._process.output[-3000:]
+
+    def _settings(self) -> str:
+        return (
+            f'root = "{self.folder}/root"\nstate = "{self.folder}/state"\noom_score = 0\n'
+            f'[grpc]\naddress = "{self._socket}"\n[debug]\naddress = "{self.folder}/debug.sock"\n'
+            f'[plugins."io.containerd.internal.v1.opt"]\npath = "{self.folder}/opt"\n'
+        )
+
+    def _settings_of_cri_2(self) -> str:
+        plugin = '[plugins."io.containerd.grpc.v1.cri"'
+        return (
+            f"{plugin}]\n{_TIMID}"
+            f'{plugin}.registry]\nconfig_path = "{self.folder}/hosts"\n'
+            f'{plugin}.containerd]\nsnapshotter = "native"\n'
+            f'{plugin}.cni]\nbin_dir = "{self.folder}/cni"\nconf_dir = "{self.folder}/cni"\n'
+        )
+
+    def _settings_of_cri_3(self) -> str:
+        images, runtime = '[plugins."io.containerd.cri.v1.images"', '[plugins."io.containerd.cri.v1.runtime"'
+        transfer = '[plugins."io.containerd.transfer.v1.local"'
+        return (
+            f'{images}]\nsnapshotter = "native"\n{images}.registry]\nconfig_path = "{self.folder}/hosts"\n'
+            f'{runtime}]\n{_TIMID}{runtime}.cni]\nbin_dirs = ["{self.folder}/cni"]\nconf_dir = "{self.folder}/cni"\n'
+            f"{transfer}]\n{self.transfer}"
+            f'[{transfer}.unpack_config]]\nplatform = "linux/amd64"\nsnapshotter = "native"\n'
+        )
 
     def _answers(self) -> bool:
         try:
@@ -82,11 +99,15 @@ class Ctr(_Containerd):
         self._hosts(strict=False)
         return self._ctr("content", "fetch", "--hosts-dir", str(self.folder / "hosts"), image)
 
+    def content(self) -> str:
+        """All that is in the content store."""
+        return self._ctr("content", "list", "--quiet").said
+
 
 class CtrInParts(Ctr):
     """Layers in parts of 1 MiB, four at a time: each an open-ended range that is hung up on (2.1 and newer)."""
 
-    fetch_buffer = 1 << 20
+    transfer = "concurrent_layer_fetch_buffer = 1048576\nmax_concurrent_downloads = 4\n"
 
 
 class Kubelet(_Containerd):

@@ -50,8 +50,10 @@ class Docker(Client):
         return self._docker("pull", image)
 
     def digest(self, image: str) -> str:
-        found = self._docker("image", "inspect", "--format", "{{index .RepoDigests 0}}", image)
-        return found.said.strip().rpartition("@")[2] if found.done else ""
+        found = self._docker("image", "inspect", "--format", "{{.Os}} {{index .RepoDigests 0}}", image)
+        system, _, name = found.answer.strip().partition(" ")
+        # a name for what is no image has no operating system: `docker run` refuses it
+        return name.rpartition("@")[2] if found.done and system == "linux" else ""
 
     def remove(self, image: str) -> None:
         self._docker("image", "rm", "--force", image)

@@ -63,7 +63,7 @@ class Podman(_Library):
 
     def digest(self, image: str) -> str:
         found = self.run("podman", "image", "inspect", "--format", "{{.Digest}}", image)
-        return found.said.strip() if found.done else ""
+        return found.answer.strip() if found.done else ""
 
     def remove(self, image: str) -> None:
         self.run("podman", "image", "rm", "--force", image)
@@ -81,7 +81,7 @@ class Buildah(_Library):
 
     def digest(self, image: str) -> str:
         found = self._buildah("images", "--json", image)
-        return str(json.loads(found.said)[0]["digest"]) if found.done else ""
+        return str(json.loads(found.answer)[0]["digest"]) if found.done else ""
 
     def remove(self, image: str) -> None:
         self._buildah("rmi", "--force", image)

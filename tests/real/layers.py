@@ -9,6 +9,7 @@ import io
 import json
 import random
 import tarfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -53,6 +54,11 @@ def image(text: str, *sizes: int, architecture: str = "amd64") -> Image:
     """A linux image that `text` decides: one small layer, and one of about `size` bytes for each of `sizes`."""
     contents = [{"etc/motd": text.encode()}]
     contents += [{f"data/{number}": random.Random(text).randbytes(size)} for number, size in enumerate(sizes)]
+    return assemble(contents, architecture)
+
+
+def assemble(contents: Sequence[dict[str, bytes]], architecture: str = "amd64") -> Image:
+    """A linux image with a layer for each of these: files by name."""
     tars = [_tar(each) for each in contents]
     layers = [gzip.compress(each, compresslevel=1 if len(each) < 100_000 else 0, mtime=0) for each in tars]
     config = json.dumps(

@@ -15,7 +15,7 @@ from client_containerd import Ctr, CtrInParts, Kubelet
 from client_docker import Docker, DockerOnContainerd, DockerWithHosts
 from client_podman import Buildah, Podman, Skopeo
 from processes import TRUSTED
-from suites import is_made, root
+from suites import inside, is_made
 
 BASE = ""  # the programs of this machine
 _LATER = "containerd asks for referrers from 2.2 on, and not when it pulls"
@@ -60,8 +60,7 @@ ROWS = (
 
 
 def _version_of(row: Row, suite: str) -> list[str]:
-    program = row.programs[0]
-    return ["chroot", str(root(suite)), program, "--version"] if suite else [program, "--version"]
+    return [*(inside(suite) if suite else []), row.programs[0], "--version"]
 
 
 def _parameter(row: Row, suite: str) -> ParameterSet:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from layers import CONFIG, LAYER, MANIFEST, digest_of, image, push, send
+from layers import CONFIG, LAYER, MANIFEST, assemble, digest_of, image, push, send
 from machine import Registry
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -90,6 +90,15 @@ def _zstd_manifest(registry: Registry, repository: str) -> bytes:
     push(registry.port, repository, "gzip", replace(made, blobs=made.blobs | {digest_of(frame): frame}))
     layer = {"mediaType": LAYER.replace("gzip", "zstd"), "digest": digest_of(frame), "size": len(frame)}
     return json.dumps(manifest | {"layers": [layer]}).encode()
+
+
+def removals(registry: Registry, repository: str) -> set[str]:
+    """An image whose upper layer removes a file, and a folder's former content."""
+    lower = {"kept": b"1", "gone": b"2", "folder/old": b"3"}
+    upper = {".wh.gone": b"", "folder/.wh..wh..opq": b"", "folder/new": repository.encode()}
+    made = assemble([lower, upper])
+    push(registry.port, repository, "1", made)
+    return {made.digest}
 
 
 def artifact(registry: Registry, repository: str) -> set[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 import mixed
-from client import Client, Outcome, Place
+from client import Client, good
 from layers import image
 from matrix import BASE, Row, clients, missing
 from stage import Stage
@@ -18,31 +16,6 @@ from stage import Stage
 pytestmark = pytest.mark.timeout(300)
 WARM = 50
 LAYER = 6 << 20  # bytes of a layer that is cut in the middle
-
-
-@pytest.fixture(scope="module")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with Stage(tmp_path_factory.mktemp("clients")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def client(stage: Stage, request: pytest.FixtureRequest) -> Iterator[Client]:
-    row, suite = request.param
-    with row.driver(Place(suite, stage.front.port, stage.sentinel.port)) as made:
-        yield made
-
-
-@pytest.fixture
-def name(request: pytest.FixtureRequest, stage: Stage) -> Iterator[str]:
-    """A repository of this test's own; the sentinel forgets what it saw before, and no connection outlives the test."""
-    stage.strayed()
-    yield hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
-    stage.hang_up()
-
-
-def good(outcome: Outcome) -> None:
-    assert outcome.done, outcome.said[-3000:]
 
 
 def strict(row: Row, suite: str) -> bool:
