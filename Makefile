@@ -2,6 +2,8 @@
 #   make run       serve on 127.0.0.1:5000 with no configuration       ARGS="--config FILE" is passed on
 #   make test      everything that must hold: lint, types, layers, tests
 #   make tests     the tests alone                                      ARGS="tests/oci -k digest" is passed on
+#   make clients   the tests with real clients, and the table of docs/clients.md from their results
+#   make suites    programs of newer Debian releases for them, in folders (as root; needs mmdebstrap)
 #   make bench     compare with nginx and other registries              ARGS="--quick --only manifest,blob64k" is passed on
 #   make fix       let ruff repair what it can          make demo       the whole story, with no network
 #   make clean     remove the environment and all caches
@@ -13,7 +15,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run demo test lint types layers tests bench fix clean
+.PHONY: run demo test lint types layers tests clients clients-table suites bench fix clean
 .DEFAULT_GOAL := test
 
 run: $(VENV)/.installed
@@ -37,6 +39,20 @@ layers: $(VENV)/.testable
 
 tests: $(VENV)/.testable
 	$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+RESULTS ?= .pytest_cache/d/clients/results.json
+
+clients: $(VENV)/.testable
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup $(ARGS) tests/real
+	$(MAKE) clients-table
+
+# From the results of the last run of tests, or of RESULTS="FILE..."
+clients-table: $(VENV)/.testable
+	$(BIN)/python tests/real/table.py $(RESULTS) >docs/clients.md.new
+	mv docs/clients.md.new docs/clients.md
+
+suites:
+	$(PYTHON) tests/real/suites.py trixie forky
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks prepare
