@@ -30,12 +30,15 @@ import uvloop
 from hypothesis import settings
 from pytest_asyncio.plugin import PytestAsyncioFunction
 
+from go_tools import TOOLS
+
 pytest_plugins = ["proofs"]
 GRACE = 2.0  # seconds that closing files, threads and processes may take to be gone
 PACKAGES = {
     "ctr": "containerd",
     "systemd-analyze": "systemd",
 }  # the Debian package of a program, where the names differ
+ELSEWHERE = {"conformance": "for conformance see tests/real/test_conformance.py"}  # no package has it
 FILES = Path("/proc/self/fd")
 MISSING = "these programs are missing: "
 NO_ROOT = "needs root"
@@ -236,15 +239,23 @@ def _skips(reporter: pytest.TerminalReporter) -> Iterator[str]:
             yield str(report.longrepr[2]).removeprefix("Skipped: ")
 
 
+def _remedies(names: set[str]) -> Iterator[str]:
+    """What brings these programs."""
+    built = names & {tool.name for tool in TOOLS}
+    if packages := sorted({PACKAGES.get(name, name) for name in names - built - ELSEWHERE.keys()}):
+        yield f"apt-get install -y --no-install-recommends {' '.join(packages)}"
+    if built:
+        yield "python3 tests/go_tools.py"
+    yield from (ELSEWHERE[name] for name in sorted(names & ELSEWHERE.keys()))
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = Counter(_skips(terminalreporter))
     real = {reason: count for reason, count in reasons.items() if reason.startswith(MISSING)}
     if real:
         names = {name for reason in real for name in re.split(", ", reason.removeprefix(MISSING))}
-        packages = " ".join(sorted({PACKAGES.get(name, name) for name in names}))
         terminalreporter.write_line(
-            f"{sum(real.values())} tests with real programs were skipped; to enable them: "
-            f"apt-get install -y --no-install-recommends {packages}"
+            f"{sum(real.values())} tests with real programs were skipped; to enable them: {'; '.join(_remedies(names))}"
         )
     if reasons[NO_ROOT]:
         terminalreporter.write_line(f"{reasons[NO_ROOT]} tests need root; to enable them: sudo make test")

@@ -68,7 +68,8 @@ markers =
 def test_guards(pytester: pytest.Pytester, workers: str) -> None:
     """Each breach fails its own test with its name, and a missing program is a counted skip with its remedy."""
     pytester.makeconftest(Path(__file__).with_name("conftest.py").read_text().replace("GRACE = 2.0", "GRACE = 0.1"))
-    pytester.makepyfile(proofs=Path(__file__).with_name("proofs.py").read_text())
+    for module in ("proofs", "go_tools"):
+        pytester.makepyfile(**{module: Path(__file__).with_name(f"{module}.py").read_text()})
     pytester.makeini(INI)
     pytester.makepyfile(BREACHES)
     result = pytester.runpytest_subprocess("-n", workers, "-p", "no:cacheprovider")

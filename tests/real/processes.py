@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Self, TypeAlias
 
+from go_tools import search_path
+
 PATIENCE = 30.0  # seconds until something that was started must have happened
 DEAD = "http://127.0.0.1:9"  # nothing listens there: a client that goes past the mirror fails at once
-TRUSTED = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "LANG": "C.UTF-8"}
+TRUSTED = {"PATH": search_path(), "LANG": "C.UTF-8"}
 NOWHERE = {"HTTPS_PROXY": DEAD, "HTTP_PROXY": DEAD, "NO_PROXY": "127.0.0.0/8,localhost"}
 
 
