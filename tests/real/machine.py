@@ -44,20 +44,29 @@ def ask(port: int, target: str, method: str = "GET", **headers: str) -> Answer:
 
 
 class Registry:
-    """Debian's docker-registry with an empty store of its own."""
+    """Debian's docker-registry with an empty store of its own.
+
+    Attributes:
+        auth: the `auth` section of its settings, in YAML, from the next start on; empty: anybody may do anything.
+        tls: files of a certificate and its key, from the next start on; None: plain http.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.port = free_port()
+        self.auth = ""
+        self.tls: tuple[Path, Path] | None = None
         self._process: Process | None = None
 
     def start(self) -> Self:
         self._folder.mkdir(exist_ok=True)
         settings = self._folder / "registry.yml"
+        auth = f"auth: {self.auth}\n" if self.auth else ""
+        tls = f", tls: {{certificate: {self.tls[0]}, key: {self.tls[1]}}}" if self.tls else ""
         settings.write_text(
             "version: 0.1\nlog: {level: error, accesslog: {disabled: false}}\n"
             f"storage: {{filesystem: {{rootdirectory: {self._folder}/data}}, delete: {{enabled: true}}}}\n"
-            f'http: {{addr: "127.0.0.1:{self.port}"}}\n'
+            f'http: {{addr: "127.0.0.1:{self.port}"{tls}}}\n{auth}'
         )
         command: Command = ["docker-registry", "serve", settings]
         log = self._folder / "registry.log"
@@ -95,6 +104,7 @@ class Proxy:
         self.port, self.admin = ports or (free_port(), free_port())
         self.config = folder / "iarproxy.toml"
         self.store = folder / "store"
+        self.environment: dict[str, str] = {}
         self._process: Process | None = None
         folder.mkdir(exist_ok=True)
         self.config.write_text(
@@ -104,6 +114,10 @@ class Proxy:
             f'[upstreams."docker.io"]\nurl = "http://127.0.0.1:{upstream}"\n'
             f'[upstreams."registry.example.com"]\nurl = "http://127.0.0.1:{upstream}"\n'
         )
+
+    @property
+    def started(self) -> bool:
+        return self._process is not None
 
     @property
     def process(self) -> Process:
@@ -116,7 +130,8 @@ class Proxy:
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {name: str(self.folder) for name in ("HOME", "TMPDIR")} | {"RUNTIME_DIRECTORY": str(self.folder / "run")}
+        own = {name: str(self.folder) for name in ("HOME", "TMPDIR")}
+        return own | {"RUNTIME_DIRECTORY": str(self.folder / "run")} | self.environment
 
     def start(self) -> Self:
         command: Command = [sys.executable, "-m", "iarproxy", "serve", "--config", self.config]
