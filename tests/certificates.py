@@ -49,7 +49,9 @@ class CertificateAuthority:
         basic = x509.BasicConstraints(ca=True, path_length=0)
         usage = x509.KeyUsage(**dict.fromkeys(_USES, False) | {"key_cert_sign": True})
         built = self._builder(self._name, 30).public_key(self._key.public_key())
-        signed = built.add_extension(basic, critical=True).add_extension(usage, critical=True).sign(self._key, _HASH)
+        built = built.add_extension(basic, critical=True).add_extension(usage, critical=True)
+        named = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        signed = built.add_extension(named, critical=False).sign(self._key, _HASH)
         self.path = folder / f"{name}.crt"
         self.path.write_bytes(signed.public_bytes(Encoding.PEM))
 
@@ -63,7 +65,8 @@ class CertificateAuthority:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName([_host(each) for each in hosts]), critical=False
             )
-        signed = builder.sign(self._key, _HASH)
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        signed = builder.add_extension(issuer, critical=False).sign(self._key, _HASH)
         cipher = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
         secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, cipher)
         return Pair(signed.public_bytes(Encoding.PEM), secret, signed.serial_number)

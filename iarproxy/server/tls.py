@@ -5,7 +5,7 @@ Rule 1: a context that is in use never changes: handshakes that come get the new
 Rule 2: files that cannot be used keep a server from starting, in one line; under a running one they are an error in
         the log and a metric, and what was read last goes on.
 Rule 3: they are read before the fork: a worker that is started while they are broken has what the others have, and a
-        session ticket is good at every worker.
+        session ticket is good at every worker until they change.
 Rule 4: a running server reads them in a thread.
 """
 

@@ -10,6 +10,7 @@ import pytest
 
 from certificates import CertificateAuthority
 from iarproxy.cli.serve import serve_settings
+from iarproxy.cli.wiring import routes_of
 from iarproxy.config import load
 from iarproxy.errors import ConfigError
 
@@ -57,3 +58,8 @@ def test_both_loopback_addresses_by_default(file: Path) -> None:
     settings = serve_settings(load(file, {}), None)
     assert (("127.0.0.1:5000", "[::1]:5000"), ("[::1]:5000",)) == (settings.listen, settings.optional)
     assert ("127.0.0.1:5443",) == settings.tls_listen
+
+
+def test_our_own_addresses_are_known(file: Path) -> None:
+    """A client that names one of our TLS addresses in `ns` says nothing by it."""
+    assert {"127.0.0.1:5443", "localhost:5443"} <= routes_of(load(file, {})).own

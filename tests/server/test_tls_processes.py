@@ -137,6 +137,28 @@ def test_new_files_reach_all_workers_without_a_loss(daemon: Secure) -> None:
     assert {daemon.first.serial, pair.serial} <= load.serials
 
 
+def test_a_session_is_good_at_every_worker(daemon: Secure) -> None:
+    """What one worker gave, each of the four resumes: a client that connects for each request shakes hands briefly."""
+    daemon.write(workers=4)
+    daemon.start()
+    until(daemon.answers)
+    until(lambda: len(daemon.worker_pids()) == 4)
+    trust = daemon.authority.client()
+    trust.maximum_version = ssl.TLSVersion.TLSv1_2  # whose tickets may be used more than once
+    first: ssl.SSLSession | None = None
+    resumed = []
+    for _ in range(20):
+        with (
+            socket.create_connection(("127.0.0.1", daemon.secure_port), timeout=5) as plain,
+            trust.wrap_socket(plain, server_hostname="localhost", session=first) as client,
+        ):
+            client.sendall(b"GET /v2/ HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200")
+            first = first or client.session
+            resumed.append(client.session_reused)
+    assert [False] + [True] * 19 == resumed
+
+
 def test_a_reload_loses_nothing(daemon: Secure) -> None:
     """SIGHUP replaces the workers under TLS load; the new ones have the new certificate from their first handshake."""
     daemon.start()
