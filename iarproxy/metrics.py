@@ -33,6 +33,9 @@ class Metrics:
         drifts: verdicts on pinned tags, by `upstream` and `verdict`.
         upstream: requests to upstreams, by `upstream` and `outcome` (2xx, 3xx, 4xx, 5xx, timeout, unreachable).
         fetched: bytes received from upstreams, by `upstream`.
+        upstream_spent: requests to upstreams, by `upstream` and `kind` (manifest, head, blob, tags, referrers, token).
+        upstream_refused: requests that were not sent, by `upstream` and `reason` (held, down, floor, full).
+        upstream_remembered: questions answered by a "no" of a moment ago, by `upstream`.
         handshakes: of TLS, by `outcome` (done, late, plain, failed, left).
     """
 
@@ -45,6 +48,9 @@ class Metrics:
     drifts: Counter
     upstream: Counter
     fetched: Counter
+    upstream_spent: Counter
+    upstream_refused: Counter
+    upstream_remembered: Counter
     handshakes: Counter
 
     @classmethod
@@ -79,6 +85,18 @@ class Metrics:
                 "iarproxy_upstream_requests", "Requests to upstreams.", ["upstream", "outcome"], registry=own
             ),
             fetched=Counter("iarproxy_fetched_bytes", "Bytes from upstreams.", ["upstream"], registry=own),
+            upstream_spent=Counter(
+                "iarproxy_upstream_spent", "Requests to upstreams by kind.", ["upstream", "kind"], registry=own
+            ),
+            upstream_refused=Counter(
+                "iarproxy_upstream_refused",
+                "Requests that upstream was spared.",
+                ["upstream", "reason"],
+                registry=own,
+            ),
+            upstream_remembered=Counter(
+                "iarproxy_upstream_remembered", "Answers from the negative cache.", ["upstream"], registry=own
+            ),
             handshakes=Counter("iarproxy_tls_handshakes", "TLS handshakes.", ["outcome"], registry=own),
         )
 
@@ -110,6 +128,18 @@ class Metrics:
     def received(self, upstream: str, count: int) -> None:
         """An upstream sent so many bytes."""
         self.fetched.labels(upstream).inc(count)
+
+    def spent(self, upstream: str, kind: str) -> None:
+        """An upstream was sent a request of that kind."""
+        self.upstream_spent.labels(upstream, kind).inc()
+
+    def turned_away(self, upstream: str, reason: str) -> None:
+        """An upstream was not sent a request."""
+        self.upstream_refused.labels(upstream, reason).inc()
+
+    def remembered(self, upstream: str) -> None:
+        """An upstream's "no" was remembered."""
+        self.upstream_remembered.labels(upstream).inc()
 
     def render(self, now: Mapping[str, float]) -> bytes:
         """All workers' counters as text, and what holds `now`, by the rest of its name."""

@@ -112,6 +112,8 @@ class UpstreamSettings(EndpointSettings):
     `allow_private`: the name may resolve to private addresses, as that of a registry inside a company does.
     `auth_file`: a file of logins as docker, podman and Kubernetes write it; `credential_helper`: the NAME of a program
     docker-credential-NAME.
+    `negative_ttl`: for so long a "there is none" for a tag, or an access denied, is not asked again; 0s: never.
+    `budget_floor`: requests of a quota that background work leaves to clients.
     """
 
     username: str | None = None
@@ -124,6 +126,8 @@ class UpstreamSettings(EndpointSettings):
     connect_timeout: Duration = timedelta(seconds=10)
     read_timeout: Duration = timedelta(seconds=30)
     max_connections: int = Field(32, ge=1, le=1024)
+    negative_ttl: Duration = Field(timedelta(seconds=10), le=timedelta(seconds=60))
+    budget_floor: int = Field(10, ge=0, le=1_000_000)
 
     @property
     def has_credentials(self) -> bool:

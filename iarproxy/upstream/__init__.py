@@ -7,11 +7,25 @@ Rule 2: what leaves this room is bytes, lengths, digests that upstream claims, a
 Rule 3: secrets (passwords, tokens, signed URLs) stay here: not in logs, messages, or the `repr` of anything.
 """
 
+from iarproxy.upstream.asked import Purpose
+from iarproxy.upstream.budget import Standing
 from iarproxy.upstream.client import Timeouts
 from iarproxy.upstream.closed import Upstreams
 from iarproxy.upstream.endpoint import FetchedManifest
-from iarproxy.upstream.registry import Upstream
+from iarproxy.upstream.registry import Upstream, UpstreamStanding
 from iarproxy.upstream.retry import Retry
+from iarproxy.upstream.spending import Spender
 from iarproxy.upstream.transfer import Transfer
 
-__all__ = ["FetchedManifest", "Retry", "Timeouts", "Transfer", "Upstream", "Upstreams"]
+__all__ = [
+    "FetchedManifest",
+    "Purpose",
+    "Retry",
+    "Spender",
+    "Standing",
+    "Timeouts",
+    "Transfer",
+    "Upstream",
+    "UpstreamStanding",
+    "Upstreams",
+]

@@ -8,12 +8,11 @@ Rule 2: an answer that is taken has status 200, no coding, and a body within a b
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 
-from iarproxy.errors import IarproxyError, Refused, UpstreamBusy, UpstreamUnavailable, UpstreamWrong
+from iarproxy.errors import IarproxyError, Refused, UpstreamUnavailable, UpstreamWrong
 from iarproxy.upstream.challenge import parse_challenges
 from iarproxy.upstream.client import Client
 from iarproxy.upstream.redirects import Ask, Landed, follow
@@ -73,8 +72,14 @@ class Asker:
 
     @asynccontextmanager
     async def answer(self, ask: Ask, repository: str) -> AsyncIterator[Landed]:
-        """The answer to `ask`, released at the end; all of it within the patience for a manifest."""
-        async with self.client.within(self.client.timeouts.manifest):
+        """The answer to `ask`, released at the end; all of it within the patience for a manifest.
+
+        Raises:
+            UpstreamHeld: no place for a small request became free in time.
+        """
+        patience = self.client.timeouts.manifest
+        places = self.client.small_places
+        async with places.place(repository, patience / 2), self.client.within(patience):
             landed = await self.open(ask, repository)
             try:
                 yield landed
@@ -108,22 +113,10 @@ class Asker:
             raise UpstreamUnavailable(f"{name} broke off {what}", upstream=name)
         return b"".join(pieces)
 
-    @asynccontextmanager
-    async def blob_slot(self) -> AsyncIterator[None]:
+    def blob_place(self, repository: str) -> AbstractAsyncContextManager[None]:
         """One of the connections that blobs may take.
 
         Raises:
-            UpstreamBusy: none became free in time.
+            UpstreamHeld: none became free in time.
         """
-        slots, patience = self.client.blob_slots, self.client.timeouts.blob
-        try:
-            async with asyncio.timeout(patience):
-                await slots.acquire()
-        except TimeoutError:
-            name = self.client.name
-            text = f"all connections to {name} that blobs may take were in use for {patience:g} s"
-            raise UpstreamBusy(text, upstream=name, retry_after=5) from None
-        try:
-            yield
-        finally:
-            slots.release()
+        return self.client.places.place(repository, self.client.timeouts.blob)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -95,6 +95,13 @@ class SharedCache:
         """The value, unless it expired or cannot be read."""
         cache = self._cache
         return None if cache is None else await self._in_thread(lambda: cache.get(key))
+
+    async def first(self, keys: Sequence[str]) -> bytes | None:
+        """The first value that there is of several keys."""
+        cache = self._cache
+        if cache is None:
+            return None
+        return await self._in_thread(lambda: next(filter(None, map(cache.get, keys)), None))
 
     async def put(self, key: str, value: bytes, lifetime: float) -> None:
         """Keep `value` for `lifetime` seconds at most; a large value is not kept."""

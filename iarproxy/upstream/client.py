@@ -15,6 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 import aiohttp
@@ -22,9 +23,11 @@ from yarl import URL
 
 import iarproxy
 from iarproxy.errors import UpstreamTimeout, UpstreamUnavailable, UpstreamWrong
+from iarproxy.upstream.budget import Budget
 from iarproxy.upstream.certificates import Certificates, Files
 from iarproxy.upstream.egress import Proxy, Route
 from iarproxy.upstream.guard import AddressRefused, GuardedResolver, Lookup, Policy
+from iarproxy.upstream.turns import Turns
 from iarproxy.upstream.via import via_header
 
 T = TypeVar("T")
@@ -37,7 +40,7 @@ _MAX_FIELDS = 128
 _MAX_DRAINED = 16_384  # bytes of a body that nobody wants
 _DRAIN_FOR = 0.5  # seconds
 _PROXY_LOGIN = 407
-_SPARE = 8  # connections beyond those that blobs may take: a manifest never waits for a layer
+_SPARE = 16  # connections beyond those that blobs may take: a manifest never waits for a layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,18 @@ class Meter(Protocol):
         """So many bytes of a body came."""
         ...
 
+    def spent(self, upstream: str, kind: str) -> None:
+        """One request of that `asked.Kind` was sent."""
+        ...
+
+    def turned_away(self, upstream: str, reason: str) -> None:
+        """Upstream was not asked: `held` (429), `down` (failing), `floor` (its quota is kept), `full` (a queue)."""
+        ...
+
+    def remembered(self, upstream: str) -> None:
+        """Upstream was not asked: it said no a moment ago."""
+        ...
+
 
 class Unmetered:
     """Counts nothing."""
@@ -79,6 +94,15 @@ class Unmetered:
         """Nothing."""
 
     def received(self, upstream: str, count: int) -> None:
+        """Nothing."""
+
+    def spent(self, upstream: str, kind: str) -> None:
+        """Nothing."""
+
+    def turned_away(self, upstream: str, reason: str) -> None:
+        """Nothing."""
+
+    def remembered(self, upstream: str) -> None:
         """Nothing."""
 
 
@@ -100,6 +124,7 @@ class Client:
         namespace: the `ns` that requests to the endpoint itself carry; None: none.
         via: who we are in `Via`; None: nobody asks.
         meter: is told each request and what came.
+        budget: says what the origin of `url` may be asked now; None: everything.
     """
 
     def __init__(
@@ -116,13 +141,17 @@ class Client:
         namespace: str | None = None,
         via: str | None = None,
         meter: Meter | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self._meter = meter or Unmetered()
         self.name = name
         self.url = url
         self.policy = policy or Policy.of(url)
         self.timeouts = timeouts
-        self.blob_slots = asyncio.Semaphore(blobs)
+        self.budget = budget
+        full = partial(self._meter.turned_away, name, "full")
+        self.places = Turns(name, "blobs", blobs, full)
+        self.small_places = Turns(name, "manifests and lists", _SPARE, full)
         self._certificates = certificates or Certificates(Files(name))
         self._proxy = proxy
         self._namespace = namespace
@@ -217,8 +246,10 @@ class Client:
         """The result of `work`, an act of aiohttp, or one of our failures."""
         try:
             return await work
-        except TimeoutError:
-            failure: UpstreamUnavailable = UpstreamTimeout(f"{self.name} did not answer in time", upstream=self.name)
+        except TimeoutError as error:
+            phase = "connect" if isinstance(error, aiohttp.ConnectionTimeoutError) else None
+            text = f"{self.name} did not answer in time"
+            failure: UpstreamUnavailable = UpstreamTimeout(text, upstream=self.name, phase=phase)
         except (aiohttp.ClientError, OSError) as error:
             failure = self._failure(error)
         # Outside the except block: aiohttp's exceptions hold the request's headers, and as the context of ours they
@@ -253,7 +284,8 @@ class Client:
         if isinstance(error, (aiohttp.ClientResponseError, aiohttp.InvalidURL)):
             return UpstreamWrong(f"{self.name} sent an answer that is no valid HTTP", upstream=self.name)
         text = _cause(error, "its" if self._proxy is None else "its proxy's")
-        return UpstreamUnavailable(f"{self.name} is unreachable: {text}", upstream=self.name, cause=text)
+        phase = "connect" if isinstance(error, aiohttp.ClientConnectorError) else None
+        return UpstreamUnavailable(f"{self.name} is unreachable: {text}", upstream=self.name, cause=text, phase=phase)
 
     def _refused(self, error: AddressRefused) -> UpstreamWrong:
         remedy = "private addresses are dialled only for an upstream whose configured url names one"

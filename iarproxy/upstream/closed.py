@@ -6,10 +6,12 @@ Rule 2: nothing is dialled or resolved before something is asked for: the proxy 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from yarl import URL
@@ -18,15 +20,18 @@ from iarproxy.config import UpstreamSettings
 from iarproxy.errors import UnknownName
 from iarproxy.oci import DOCKER_HUB
 from iarproxy.upstream.asking import Asker
+from iarproxy.upstream.budget import Budget
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.certificates import Certificates, Files
-from iarproxy.upstream.client import Client, Meter, Timeouts
+from iarproxy.upstream.client import Client, Meter, Timeouts, Unmetered
 from iarproxy.upstream.credentials_source import source_of
 from iarproxy.upstream.egress import Proxy
 from iarproxy.upstream.endpoint import Endpoint
 from iarproxy.upstream.guard import Lookup, Policy, SystemLookup
+from iarproxy.upstream.negative import Negative
 from iarproxy.upstream.registry import Upstream
-from iarproxy.upstream.retry import Retry
+from iarproxy.upstream.retry import Allowance, Retry
+from iarproxy.upstream.spending import Spending
 from iarproxy.upstream.tokens import Tokens
 
 # Docker Hub's name is not the host of its API (clients.md 11.1).
@@ -73,6 +78,7 @@ class Upstreams:
         Raises:
             ConfigError: a certificate or key cannot be used.
         """
+        counted = meter or Unmetered()
         async with AsyncExitStack() as held:
             if lookup is None:
                 lookup = system = SystemLookup()
@@ -81,16 +87,42 @@ class Upstreams:
             held.push_async_callback(cache.close)
             upstreams = {}
             for name, each in settings.items():
+                spending = Spending(name, cache, now, partial(counted.spent, name))
                 endpoints = []
                 for url in each.urls:
+                    budget = Budget(
+                        name,
+                        _api(name, URL(url)),
+                        cache=cache,
+                        spending=spending,
+                        now=now,
+                        clock=asyncio.get_running_loop().time,
+                        turned_away=partial(counted.turned_away, name),
+                    )
                     client = await _client(
-                        name, each, url, lookup=lookup, timeouts=_patience(each, timeouts), meter=meter, via=via
+                        name,
+                        each,
+                        url,
+                        lookup=lookup,
+                        timeouts=_patience(each, timeouts),
+                        meter=counted,
+                        via=via,
+                        budget=budget,
                     )
                     held.push_async_callback(client.close)
                     tokens = _tokens(name, each, client, cache, now)
                     held.push_async_callback(tokens.close)
                     endpoints.append(Endpoint(Asker(client, tokens, now), cache))
-                upstreams[name] = Upstream(endpoints, cache, retry or Retry())
+                upstreams[name] = Upstream(
+                    endpoints,
+                    negative=Negative(
+                        name, cache, each.negative_ttl.total_seconds(), partial(counted.remembered, name)
+                    ),
+                    spending=spending,
+                    retry=replace(retry or Retry(), allowance=Allowance()),
+                    floor=each.budget_floor,
+                )
+                held.push_async_callback(upstreams[name].close)
             return cls(upstreams, held.pop_all())
 
     def __getitem__(self, registry: str) -> Upstream:
@@ -126,8 +158,9 @@ async def _client(
     *,
     lookup: Lookup,
     timeouts: Timeouts,
-    meter: Meter | None,
+    meter: Meter,
     via: str | None,
+    budget: Budget,
 ) -> Client:
     url = _api(name, URL(base))
     certificates = Certificates(Files(name, settings.ca_file, settings.client_cert_file, settings.client_key_file))
@@ -147,6 +180,7 @@ async def _client(
         namespace=name if settings.namespace else None,
         via=via,
         meter=meter,
+        budget=budget,
     )
 
 

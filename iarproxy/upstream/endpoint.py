@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 
 from yarl import URL
 
-from iarproxy.errors import DigestInvalid, UnknownBlob, UnknownManifest, UpstreamWrong
+from iarproxy.errors import DigestInvalid, UnknownBlob, UnknownManifest, UpstreamUnavailable, UpstreamWrong
 from iarproxy.oci import DOCKER_HUB, MAX_MANIFEST, Digest, Tag
 from iarproxy.oci.media_types import ACCEPT_MANIFESTS, without_parameters
 from iarproxy.upstream.asking import Asker
+from iarproxy.upstream.budget import Budget
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.client import Timeouts
 from iarproxy.upstream.listing import Lists
@@ -119,9 +120,34 @@ class Endpoint:
                     raise await self._asker.failure(landed, what, UnknownBlob)
         raise AssertionError("the loop returns or raises")
 
-    def blob_slot(self) -> AbstractAsyncContextManager[None]:
-        """One of the connections that blobs may take. Raises `UpstreamBusy` where none becomes free in time."""
-        return self._asker.blob_slot()
+    @property
+    def budget(self) -> Budget | None:
+        """What it may be asked now."""
+        return self._client.budget
+
+    @property
+    def under_way(self) -> int:
+        """How many blobs are."""
+        return self._client.places.taken
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a place."""
+        return self._client.places.waiting + self._client.small_places.waiting
+
+    def broke(self, repository: str, transfer: Transfer, error: UpstreamUnavailable) -> None:
+        """A transfer was not what it should be."""
+        if self.budget is not None and transfer.home:
+            self.budget.broke(self._api_name(repository), str(error))
+
+    def completed(self, repository: str) -> None:
+        """A transfer came whole."""
+        if self.budget is not None:
+            self.budget.completed(self._api_name(repository))
+
+    def blob_place(self, repository: str) -> AbstractAsyncContextManager[None]:
+        """One of the connections that blobs may take. Raises `UpstreamHeld` where none becomes free in time."""
+        return self._asker.blob_place(repository)
 
     async def begin(self, repository: str, digest: Digest, offset: int) -> Transfer:
         """The transfer of a blob from `offset` on, or from where it likes. The caller releases it.
@@ -146,7 +172,7 @@ class Endpoint:
         transfer = None
         try:
             if response.status in (_OK, _PARTIAL):
-                transfer = begin(self._client, response, digest, ask.offset)
+                transfer = begin(self._client, landed, digest, ask.offset)
             elif response.status != _UNSATISFIABLE or not ask.offset:
                 raise await self._asker.failure(landed, f"blob {spelled(repository, digest)}", UnknownBlob)
         finally:
@@ -157,9 +183,10 @@ class Endpoint:
         return transfer
 
     def _path(self, repository: str, kind: str, last: object) -> URL:
-        if self.name == DOCKER_HUB and "/" not in repository:
-            repository = f"library/{repository}"
-        return self.url.with_path(f"/v2/{repository}/{kind}/{last}")
+        return self.url.with_path(f"/v2/{self._api_name(repository)}/{kind}/{last}")
+
+    def _api_name(self, repository: str) -> str:
+        return f"library/{repository}" if self.name == DOCKER_HUB and "/" not in repository else repository
 
 
 def spelled(repository: str, wanted: Tag | Digest) -> str:

@@ -2,7 +2,7 @@
 
 Rule 1: at most five hops; https never leads to http; a Location with user or password is refused (threats T34, R44).
 Rule 2: each hop's headers are built from nothing. Authorization goes to the upstream's own origin (scheme, host and
-        port) and nowhere else, also when a redirect leads back to it.
+        port) and nowhere else, also when a redirect leads back to it. What is asked there passes `budget`.
 Rule 3: a Location may be a signed URL: a secret. It is sent as it came, and never logged, kept or put into a message.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 from yarl import URL
@@ -60,7 +61,8 @@ async def follow(client: Client, ask: Ask, authorization: str | None) -> Landed:
     url = client.addressed(ask.url)
     for _ in range(_MAX_HOPS + 1):
         home = same_origin(url, client.url)
-        response = await client.send(ask.method, url, ask.headers(authorization if home else None))
+        send = partial(client.send, ask.method, url, ask.headers(authorization if home else None))
+        response = await (client.budget.through(ask.method, ask.url, send) if home and client.budget else send())
         if response.status not in _REDIRECTS:
             return Landed(response, url, home)
         await client.drain(response)

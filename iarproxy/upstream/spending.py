@@ -45,10 +45,17 @@ class Spender:
 class Spending:
     """The tally of one upstream: this worker's part of it, and all workers' as they last wrote it."""
 
-    def __init__(self, name: str, cache: SharedCache, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        name: str,
+        cache: SharedCache,
+        now: Callable[[], datetime],
+        counted: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._key = f"spent {name}"
         self._cache = cache
         self._now = now
+        self._counted = counted
         self._ours: Tally = {}
         self._behind = Behind(self._write, _WRITE_EVERY)
 
@@ -56,6 +63,7 @@ class Spending:
         """One request was sent."""
         _add(self._ours, self._hour(), repository or OTHERS, kind.value, 1)
         self._behind.changed()
+        self._counted(kind.value)
 
     async def spenders(self) -> list[Spender]:
         """Who spent in the window, most first."""

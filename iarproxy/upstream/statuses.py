@@ -49,7 +49,9 @@ async def failure(client: Client, landed: Landed, what: str, missing: type[Refus
             return kind(f"{name} has no {what} ({said})", upstream=name, status=status)
         case 401 | 403 | 451 if landed.home:
             remedy = "if it is private, set username and password_file for this upstream"
-            return Denied(f"{name} refuses access to {what} ({said}); {remedy}", upstream=name, status=status)
+            return Denied(
+                f"{name} refuses access to {what} ({said}); {remedy}", upstream=name, status=status, said_by="registry"
+            )
         case 429:
             text = f"{name} answered {said} for {what}: its rate limit is used up"
             return UpstreamBusy(text, upstream=name, status=status, retry_after=retry_after)

@@ -18,6 +18,7 @@ import aiohttp
 from iarproxy.errors import UpstreamTimeout, UpstreamUnavailable, UpstreamWrong
 from iarproxy.oci import Digest
 from iarproxy.upstream.client import Client
+from iarproxy.upstream.redirects import Landed
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.ASCII)
 _OK, _PARTIAL = 200, 206
@@ -30,11 +31,13 @@ class Transfer:
     Attributes:
         size: of the whole blob, in bytes; None: upstream does not say.
         offset: where the bytes start.
+        home: they come from the upstream's own origin.
     """
 
-    def __init__(self, client: Client, response: aiohttp.ClientResponse, *, size: int | None, offset: int) -> None:
+    def __init__(self, client: Client, landed: Landed, *, size: int | None, offset: int) -> None:
         self._client = client
-        self._response = response
+        self._response = landed.response
+        self.home = landed.home
         self.size = size
         self.offset = offset
 
@@ -86,19 +89,20 @@ class _Pace:
         return piece
 
 
-def begin(client: Client, response: aiohttp.ClientResponse, digest: Digest, offset: int) -> Transfer | None:
+def begin(client: Client, landed: Landed, digest: Digest, offset: int) -> Transfer | None:
     """The transfer that an answer with status 200 or 206 starts; None: the part is not the one asked for.
 
     Raises:
         UpstreamWrong: the answer contradicts the request or the digest.
     """
+    response = landed.response
     refuse_encoding(client.name, response)
     told = response.headers.get("Docker-Content-Digest")
     if told is not None and told.partition(":")[0] == digest.algorithm and told != str(digest):
         raise UpstreamWrong(f"{client.name} answers {digest.short} with another digest", upstream=client.name)
     length = response.content_length
     if response.status == _OK:
-        return Transfer(client, response, size=length, offset=0)
+        return Transfer(client, landed, size=length, offset=0)
     if offset == 0:
         raise UpstreamWrong(f"{client.name} answers a part of {digest.short}, which was not asked for")
     found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
@@ -107,7 +111,7 @@ def begin(client: Client, response: aiohttp.ClientResponse, digest: Digest, offs
     start, end, total = int(found[1]), int(found[2]), int(found[3])
     if (start, end) != (offset, total - 1) or length not in (None, end - start + 1):
         return None
-    return Transfer(client, response, size=total, offset=offset)
+    return Transfer(client, landed, size=total, offset=offset)
 
 
 def refuse_encoding(name: str, response: aiohttp.ClientResponse) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 
 from iarproxy.errors import UpstreamHeld
@@ -26,12 +26,14 @@ class Turns:
         name: the upstream's, for messages.
         what: what the places are for, for messages.
         places: how many there are.
+        turned_away: is called for each who is not let in.
     """
 
-    def __init__(self, name: str, what: str, places: int) -> None:
+    def __init__(self, name: str, what: str, places: int, turned_away: Callable[[], None] = lambda: None) -> None:
         self._name = name
         self._what = what
         self._places = places
+        self._turned_away = turned_away
         self._free = places
         self._queues: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
         self._waiting = 0
@@ -73,19 +75,23 @@ class Turns:
             self._leave(key, turn)
             if isinstance(error, TimeoutError):
                 text = f"all {self._places} connections to {self._name} for {self._what} were in use for {patience:g} s"
-                raise UpstreamHeld(text, upstream=self._name, retry_after=_LATER) from None
+                raise self._refusal(text) from None
             raise
 
     def _queue(self, key: Hashable) -> asyncio.Future[None]:
         queue = self._queues.get(key, deque())
         if self._waiting >= _WAITING or len(queue) >= _WAITING_PER_KEY:
             text = f"{self._waiting} requests wait for {self._what} of {self._name} already"
-            raise UpstreamHeld(text, upstream=self._name, retry_after=_LATER)
+            raise self._refusal(text)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(turn)
         self._queues[key] = queue
         self._waiting += 1
         return turn
+
+    def _refusal(self, text: str) -> UpstreamHeld:
+        self._turned_away()
+        return UpstreamHeld(text, upstream=self._name, retry_after=_LATER)
 
     def _leave(self, key: Hashable, turn: asyncio.Future[None]) -> None:
         queue = self._queues.get(key)

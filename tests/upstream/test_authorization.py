@@ -124,7 +124,7 @@ async def test_a_herd_asks_for_one_token() -> None:
         image = registry.content.publish("a/b", "1", small_image())
         registry.faults.add("/token*", Fault(wait_for="herd"))
         asking = [asyncio.create_task(upstream.manifest("a/b", Tag("1"))) for _ in range(100)]
-        while registry.count("GET", "/manifests/") < 40:
+        while registry.count("GET", "/manifests/") < 16:  # as many as may be under way
             await asyncio.sleep(0.005)
         registry.gate("herd").set()
         assert {fetched.raw for fetched in await asyncio.gather(*asking)} == {image.raw}

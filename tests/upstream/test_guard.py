@@ -23,6 +23,8 @@ from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.client import Client
 from iarproxy.upstream.endpoint import Endpoint
 from iarproxy.upstream.guard import AddressRefused, Policy, Reach, reach_of
+from iarproxy.upstream.negative import Negative
+from iarproxy.upstream.spending import Spending
 from iarproxy.upstream.tokens import Tokens
 from images import Published, small_image
 from registry import FakeRegistry
@@ -46,7 +48,13 @@ async def as_if_public(url: str, *answers: list[str]) -> AsyncIterator[Upstream]
     cache = await SharedCache.open(None)
     tokens = Tokens(client, cache=cache, now=lambda: datetime.now(UTC))
     try:
-        yield Upstream([Endpoint(Asker(client, tokens, lambda: datetime.now(UTC)), cache)], cache, no_waits())
+        yield Upstream(
+            [Endpoint(Asker(client, tokens, lambda: datetime.now(UTC)), cache)],
+            negative=Negative("registry.example.com", cache, 0, lambda: None),
+            spending=Spending("registry.example.com", cache, lambda: datetime.now(UTC)),
+            retry=no_waits(),
+            floor=0,
+        )
     finally:
         await tokens.close()
         await client.close()

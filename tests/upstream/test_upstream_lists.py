@@ -11,6 +11,7 @@ from dialing import dialing
 from iarproxy.errors import IarproxyError, UnknownBlob, UpstreamUnavailable, UpstreamWrong
 from iarproxy.oci import Digest, Tag
 from iarproxy.oci.media_types import OCI_INDEX
+from iarproxy.upstream import Purpose
 from iarproxy.upstream.listing import MAX_PAGES, MAX_TAGS
 from images import artifact, random_blob, small_image
 from registry import FakeRegistry
@@ -171,7 +172,7 @@ async def test_referrers_in_pages() -> None:
 
 
 async def test_a_missing_digest_is_remembered_for_a_moment(tmp_path: Path) -> None:
-    """A herd that asks for what is not there costs one request; a tag is asked anew each time."""
+    """A herd that asks for what is not there costs one request, of a tag too; the drift watch asks each time."""
     digest = Digest.of(random_blob(10))
     async with FakeRegistry() as registry, dialing(registry, cache_dir=tmp_path / "cache") as upstream:
         _tags(registry, "1")
@@ -182,4 +183,8 @@ async def test_a_missing_digest_is_remembered_for_a_moment(tmp_path: Path) -> No
         for _ in range(3):
             with pytest.raises(IarproxyError):
                 await upstream.manifest("a/b", Tag("none"))
-        assert registry.count() == 4
+        assert registry.count() == 2
+        for _ in range(3):
+            with pytest.raises(IarproxyError):
+                await upstream.manifest("a/b", Tag("none"), Purpose.BACKGROUND)
+        assert registry.count() == 5
