@@ -5,6 +5,9 @@ Rule 2: a HEAD is only a hint. An accusation is made on bytes that were fetched 
 Rule 3: an accusation carries its evidence: both descriptors, upstream's headers, when, and a readable difference.
 Rule 4: an upstream that does not answer is no verdict.
 Rule 5: nothing here changes a pin.
+Rule 6: an upstream that is itself a mirror serves its own pin, and tells in a header what its upstream offers. That is
+        a hint, as a HEAD is: the bytes are fetched from it by digest, since it keeps them as evidence. Without them
+        there is no verdict; that the tag is gone there needs none.
 """
 
 from __future__ import annotations
@@ -13,26 +16,35 @@ import asyncio
 import random
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, assert_never
 
 import orjson
 import structlog
 
-from iarproxy.errors import IarproxyError, Malformed, StoreUnavailable, Unavailable, UnknownManifest, UnknownName
+from iarproxy.errors import (
+    IarproxyError,
+    Malformed,
+    StoreUnavailable,
+    Unavailable,
+    UnknownManifest,
+    UnknownName,
+    UpstreamUnavailable,
+)
 from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.spelling import describe
-from iarproxy.oci import Manifest, Repository, TagReference
+from iarproxy.oci import Digest, Manifest, Repository, TagReference
 from iarproxy.trust import Drifted, Mode, Steady, TagRule, Vanished, Verdict, judge, rule_for
-from iarproxy.upstream import FetchedManifest, Upstreams
+from iarproxy.upstream import Beyond, FetchedManifest, Upstreams
 
 log = structlog.get_logger("iarproxy.drift")
 
 _MAX_CONFIG = 1 << 20  # bytes of an image config that are read for the sake of its labels
+_AT_ONCE = 8  # checks that hints have started
 _LEAST_PAUSE = 0.05  # seconds between two checks, however many pins there are
 _STEP = 0.001  # seconds after a pin that is not checked, so that many of them do not take the ledger for themselves
 _LONGEST_PAUSE = 60.0  # seconds between two looks at what there is to check
@@ -71,6 +83,20 @@ class DriftWatch:
         self._rules = rules
         self._now = now
         self._on_verdict = on_verdict
+        self._soon: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """End checks that are under way in the background."""
+        for task in list(self._soon):
+            task.cancel()
+        await asyncio.gather(*self._soon, return_exceptions=True)
+
+    def soon(self, reference: TagReference) -> None:
+        """Check in the background, since there is a hint that the tag drifted; where too many wait, the patrol will."""
+        if len(self._soon) < _AT_ONCE:
+            task = asyncio.create_task(self._check_quietly(reference), name=f"check {reference}")
+            self._soon.add(task)
+            task.add_done_callback(self._soon.discard)
 
     async def check(self, reference: TagReference) -> Checked:
         """Ask upstream what it offers for a pinned tag, judge it, and record what is news.
@@ -93,12 +119,29 @@ class DriftWatch:
         """Upstream's bytes for the tag; Steady where a HEAD already names the pinned digest; None: it is gone."""
         upstream, name = self._upstreams[pin.reference.repository.registry], pin.reference.repository.name
         with suppress(UnknownManifest, UnknownName):
-            if await upstream.head_manifest(name, pin.reference.tag) == pin.descriptor.digest:
-                return Steady(pin.descriptor.digest)
+            told = await upstream.told(name, pin.reference.tag)
+            if told.digest == pin.descriptor.digest:
+                return await self._offer_beyond(pin, told.beyond)
         try:
-            return await upstream.manifest(name, pin.reference.tag)
+            fetched = await upstream.manifest(name, pin.reference.tag)
         except (UnknownManifest, UnknownName):
             return None
+        same = Digest.of(fetched.raw, pin.descriptor.digest.algorithm) == pin.descriptor.digest
+        return await self._offer_beyond(pin, fetched.beyond) if same else fetched
+
+    async def _offer_beyond(self, pin: Pin, beyond: Beyond | None) -> FetchedManifest | Steady | None:
+        """What is offered upstream of an upstream that itself serves what is pinned."""
+        if beyond is None or beyond.digest == pin.descriptor.digest:
+            return Steady(pin.descriptor.digest)
+        if beyond.digest is None:
+            return None
+        upstream, repository = self._upstreams[pin.reference.repository.registry], pin.reference.repository
+        try:
+            fetched = await upstream.manifest(repository.name, beyond.digest)
+        except (UnknownManifest, UnknownName) as error:
+            text = f"{upstream.name} tells of {beyond.digest} upstream of it for {pin.reference}, and does not have it"
+            raise UpstreamUnavailable(text, upstream=upstream.name) from error
+        return replace(fetched, headers=fetched.headers | {"iar-upstream-digest": str(beyond.digest)})
 
     async def _admitted(self, pin: Pin, fetched: FetchedManifest | Steady | None) -> Manifest | None:
         """The offered manifest, kept as evidence; no pin comes of it."""
@@ -146,6 +189,7 @@ class DriftWatch:
         }
         if offered is not None and isinstance(fetched, FetchedManifest):
             evidence |= {"offered": describe(offered.descriptor), "headers": fetched.headers}
+            evidence["offered_by"] = fetched.source
             evidence["difference"] = await self._difference(pin, offered)
         return evidence
 

@@ -54,6 +54,7 @@ class Manifests:
         refusal: RefusalForm,
         now: Callable[[], datetime],
         on_first_pin: Callable[[Pin], None],
+        on_hint: Callable[[TagReference], None],
     ) -> None:
         self._ledger = ledger
         self._upstreams = upstreams
@@ -62,6 +63,7 @@ class Manifests:
         self._refusal = refusal
         self._now = now
         self._on_first_pin = on_first_pin
+        self._on_hint = on_hint
         self._pinning: InFlight[Reference, Pin] = InFlight(group=upstream_of)
         self._following: InFlight[Reference, Seen] = InFlight(group=upstream_of)
         self._seen: dict[TagReference, Seen] = {}  # what followed tags offered; as true as the ledger, until it is old
@@ -162,10 +164,12 @@ class Manifests:
         )
         manifest = await self._documents.admit(reference.repository, fetched)
         ours = manifest.descriptor
-        pin = await self._ledger.add(reference, ours, self._upstreams[reference.repository.registry].source)
+        pin = await self._ledger.add(reference, ours, fetched.source)
         if pin.descriptor.digest == ours.digest:
             log.info("pinned", reference=str(reference), digest=str(ours.digest), media_type=ours.media_type)
             self._on_first_pin(pin)
+        if fetched.beyond is not None and fetched.beyond.digest != pin.descriptor.digest:
+            self._on_hint(pin.reference)
         return pin
 
     async def _followed(self, reference: TagReference, rule: TagRule) -> ManifestAnswer:

@@ -67,6 +67,7 @@ class Mirror:
             refusal=refusal,
             now=now,
             on_first_pin=self._first_pin,
+            on_hint=self._look_soon,
         )
         self._blobs = blobs = Blobs(store, upstreams, access, memory, documents)
         self._listings = Listings(store, ledger, upstreams, manifests, documents)
@@ -90,8 +91,12 @@ class Mirror:
         self.holding.start(pin, layers=False)
         self._on_pin(pin)
 
+    def _look_soon(self, reference: TagReference) -> None:
+        self.drift.soon(reference)
+
     async def close(self) -> None:
         """End what runs in the background. The rooms stay open: whoever opened them closes them."""
+        await self.drift.close()
         await self.holding.close()
         await self._manifests.close()
         await self._documents.close()

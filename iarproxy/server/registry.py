@@ -29,8 +29,8 @@ from iarproxy.server.done import Done
 from iarproxy.server.errors import answer_error
 from iarproxy.server.exchange import Exchange
 from iarproxy.server.lane import Lane
-from iarproxy.server.multipart import framed
 from iarproxy.server.loops import way_of
+from iarproxy.server.multipart import framed
 from iarproxy.server.ports import Count, Memory, Mirror, Uses
 from iarproxy.server.ranges import Part, Parts, select
 from iarproxy.server.ready import Kitchen

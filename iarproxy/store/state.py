@@ -41,6 +41,7 @@ _KINDS: Final[dict[str, type[IarproxyError]]] = {
         errors.UpstreamTimeout,
         errors.UpstreamBusy,
         errors.UpstreamWrong,
+        errors.UpstreamLoops,
         errors.StoreUnavailable,
         errors.StoreFull,
     )

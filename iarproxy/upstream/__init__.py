@@ -11,19 +11,21 @@ from iarproxy.upstream.asked import Purpose
 from iarproxy.upstream.budget import Standing
 from iarproxy.upstream.client import Timeouts
 from iarproxy.upstream.closed import Upstreams
-from iarproxy.upstream.endpoint import FetchedManifest
+from iarproxy.upstream.endpoint import Beyond, FetchedManifest, Told
 from iarproxy.upstream.registry import Upstream, UpstreamStanding
 from iarproxy.upstream.retry import Retry
 from iarproxy.upstream.spending import Spender
 from iarproxy.upstream.transfer import Transfer
 
 __all__ = [
+    "Beyond",
     "FetchedManifest",
     "Purpose",
     "Retry",
     "Spender",
     "Standing",
     "Timeouts",
+    "Told",
     "Transfer",
     "Upstream",
     "UpstreamStanding",

@@ -9,6 +9,7 @@ Rule 4: one call is one try. Whether another one follows, here or at another end
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 
@@ -26,9 +27,34 @@ from iarproxy.upstream.redirects import Ask
 from iarproxy.upstream.transfer import Transfer, begin
 
 _EVIDENCE = ("date", "etag", "last-modified", "docker-content-digest", "content-type", "content-length")
+_GONE = "none"  # see `server.standing`
 _MAX_EVIDENCE = 512  # characters of one header kept as evidence
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 _POOR_HEAD = frozenset({400, 401, 403, 405, 501})
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What an upstream that is itself a mirror says that its own upstream offers now; unverified.
+
+    Attributes:
+        digest: of what is offered; None: the tag is gone there.
+    """
+
+    digest: Digest | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the answer to a HEAD says of a manifest; unverified.
+
+    Attributes:
+        digest: None: it names none.
+        beyond: None: it says nothing of that.
+    """
+
+    digest: Digest | None
+    beyond: Beyond | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +66,7 @@ class FetchedManifest:
         digest_header: `Docker-Content-Digest`, which agrees with the bytes; None: there was none.
         headers: for evidence; names are lower case.
         source: the origin of the endpoint that sent them.
+        beyond: where that is a mirror, what it says of its own upstream; None: nothing.
     """
 
     raw: bytes
@@ -47,6 +74,7 @@ class FetchedManifest:
     digest_header: str | None
     headers: dict[str, str]
     source: str = ""
+    beyond: Beyond | None = None
 
 
 class Endpoint:
@@ -93,20 +121,21 @@ class Endpoint:
         if isinstance(wanted, Digest) and Digest.of(raw, wanted.algorithm) != wanted:
             raise UpstreamWrong(f"{self.name} sends bytes for the {what} that do not have this digest")
         evidence = {name: headers[name][:_MAX_EVIDENCE] for name in _EVIDENCE if name in headers}
-        return FetchedManifest(raw, media_type, told, evidence, self.source)
+        return FetchedManifest(raw, media_type, told, evidence, self.source, _beyond(headers))
 
-    async def head_manifest(self, repository: str, wanted: Tag | Digest) -> Digest | None:
-        """See `Upstream.head_manifest`."""
+    async def head_manifest(self, repository: str, wanted: Tag | Digest) -> Told:
+        """See `Upstream.told`."""
         ask = Ask("HEAD", self._path(repository, "manifests", wanted), ACCEPT_MANIFESTS)
         async with self._asker.answer(ask, repository) as landed:
-            told = landed.response.headers.get("Docker-Content-Digest", "")
+            headers = landed.response.headers
             if landed.response.status == _OK:
-                return _digest(told)
+                return Told(_digest(headers.get("Docker-Content-Digest", "")), _beyond(headers))
             if landed.response.status not in _POOR_HEAD:
                 what = f"manifest {spelled(repository, wanted)}"
                 raise await self._asker.failure(landed, what, UnknownManifest)
-        raw = (await self.manifest(repository, wanted)).raw
-        return Digest.of(raw, wanted.algorithm if isinstance(wanted, Digest) else "sha256")
+        fetched = await self.manifest(repository, wanted)
+        digest = Digest.of(fetched.raw, wanted.algorithm if isinstance(wanted, Digest) else "sha256")
+        return Told(digest, fetched.beyond)
 
     async def blob_size(self, repository: str, digest: Digest) -> int | None:
         """See `Upstream.blob_size`."""
@@ -199,6 +228,12 @@ def _digest(text: str) -> Digest | None:
         return Digest.parse(text)
     except DigestInvalid:
         return None
+
+
+def _beyond(headers: Mapping[str, str]) -> Beyond | None:
+    told = headers.get("IAR-Upstream-Digest", "")
+    digest = _digest(told)
+    return Beyond(digest) if digest is not None or told == _GONE else None
 
 
 def _agrees(told: str, raw: bytes) -> bool:

@@ -22,7 +22,7 @@ from iarproxy.inflight import InFlight
 from iarproxy.oci import Digest, Tag
 from iarproxy.upstream.asked import Purpose
 from iarproxy.upstream.budget import Standing
-from iarproxy.upstream.endpoint import Endpoint, FetchedManifest, spelled
+from iarproxy.upstream.endpoint import Endpoint, FetchedManifest, Told, spelled
 from iarproxy.upstream.failover import Endpoints
 from iarproxy.upstream.negative import Negative, Question
 from iarproxy.upstream.retry import Retry
@@ -111,6 +111,10 @@ class Upstream:
         Raises:
             As `manifest`.
         """
+        return (await self.told(repository_name, wanted, purpose)).digest
+
+    async def told(self, repository_name: str, wanted: Tag | Digest, purpose: Purpose = Purpose.CLIENT) -> Told:
+        """As `head_manifest`, with what a mirror says of its own upstream."""
         question = _manifest_question(repository_name, wanted)
         return await self._once(
             "head",
