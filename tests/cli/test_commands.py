@@ -223,7 +223,7 @@ def test_nothing_needs_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_help_is_there_for_every_command(machine: Machine) -> None:
     """`--help` answers, and lists the commands of the contract that exist."""
     text = machine.run("--help").out
-    for command in ("serve", "check-config", "pins", "drift", "explain", "pull", "store", "ledger", "demo"):
+    for command in ("serve", "check-config", "pins", "drift", "explain", "pull", "setup", "store", "ledger", "demo"):
         assert command in text
 
 

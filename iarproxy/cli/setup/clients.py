@@ -71,9 +71,11 @@ def _alone(inspect: Callable[[Wish], list[Finding]]) -> Callable[[Wish, Person],
 
 
 def _podman_inspect(wish: Wish, person: Person) -> list[Finding]:
+    """Below another root neither the environment nor the user's own folder counts."""
     own = person.home / ".config/containers"
-    is_system = wish.folder == Path("/etc/containers")
-    return podman.inspect(wish, person.environment, (own,) if is_system and own.is_dir() else ())
+    if wish.folder == Path("/etc/containers"):
+        return podman.inspect(wish, person.environment, (own,) if own.is_dir() else ())
+    return podman.inspect(wish, person.environment if wish.folder == own else {})
 
 
 def _here(name: str) -> Callable[[Person], Path]:
