@@ -1,6 +1,7 @@
 """Where events go: standard error, readable on a terminal, else a JSON object a line.
 
-Rule: so do those of libraries and rooms that speak to `logging`; a line that is no JSON breaks who reads the others.
+Rule 1: so do those of libraries and rooms that speak to `logging`; a line that is no JSON breaks who reads the others.
+Rule 2: a traceback names functions and lines, never the values of variables: some are secrets (threats T39).
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def configure_logging(level: int) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         *([] if plain else [structlog.processors.format_exc_info]),
     ]
-    renderer: Processor = structlog.dev.ConsoleRenderer(colors=True) if plain else structlog.processors.JSONRenderer()
+    renderer: Processor = structlog.processors.JSONRenderer()
+    if plain:
+        renderer = structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
     others = logging.StreamHandler()
     others.setLevel(logging.WARNING)
     others.setFormatter(

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,14 @@ class PasswordFile:
         await self._file.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """What an auth file held when it was last read; it shows nothing of it."""
+
+    raw: bytes = field(repr=False)
+    document: dict[str, Any] = field(repr=False)
+
+
 class AuthFile:
     """A file of logins for many registries.
 
@@ -109,14 +118,13 @@ class AuthFile:
         self._path = path
         self._server = server
         self._clock = clock
-        self._raw: bytes | None = None
-        self._document: dict[str, Any] = {}
+        self._parsed: _Parsed | None = None
         self._helpers: dict[str, Helper] = {}
         self._said = False
 
     async def find(self, repository: str, *, refused: bool = False) -> Credential | None:
         """See `Source.find`."""
-        document = self._parsed(await self._file.read())
+        document = self._document(await self._file.read())
         for name in self._named(document, repository):
             if found := await self._helper(name).find(repository, refused=refused):
                 return found
@@ -136,16 +144,16 @@ class AuthFile:
         for each in self._helpers.values():
             await each.close()
 
-    def _parsed(self, raw: bytes) -> dict[str, Any]:
-        if raw != self._raw:
+    def _document(self, raw: bytes) -> dict[str, Any]:
+        if self._parsed is None or raw != self._parsed.raw:
             try:
                 document = orjson.loads(raw)
             except orjson.JSONDecodeError:
                 document = None
             if not isinstance(document, dict):
                 raise self._file.failure("is no JSON object such as docker login writes")
-            self._raw, self._document, self._said = raw, document, False
-        return self._document
+            self._parsed, self._said = _Parsed(raw, document), False
+        return self._parsed.document
 
     def _named(self, document: dict[str, Any], repository: str) -> list[str]:
         """The helpers that the file names for this registry, in order."""
