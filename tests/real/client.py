@@ -53,10 +53,12 @@ class Client(ABC):
     Attributes:
         strict: whether it has a configuration in which the real registry is out of reach.
         resumes: whether it goes on where a broken transfer ended; else the pull fails.
+        is_content: whether a pull of what is no image ends as if all were well.
     """
 
     strict: ClassVar[bool] = True
     resumes: bool = True
+    is_content: bool = False
 
     def __init__(self, place: Place) -> None:
         self.place = place

@@ -23,13 +23,17 @@ class _Containerd(Client):
 
     def start(self) -> None:
         config = self.folder / "config.toml"
-        newer = " 1." not in self.run("containerd", "--version").answer
+        newer = self._is_newer()
         cri_settings = self._settings_of_cri_3() if newer else self._settings_of_cri_2()
         config.write_text(f"version = {3 if newer else 2}\n{self._settings()}{cri_settings}")
         command = self.place.words(["containerd", "--config", config])
         self._process = Process(command, self.folder / "log", **self.environment)
         until(lambda: self._answers() or self._process is None or self._process.ended, "containerd's answer")
         assert not self._process.ended, self._process.output[-3000:]
+
+    def _is_newer(self) -> bool:
+        """Whether it is 2.0 or newer."""
+        return " 1." not in self.run("containerd", "--version").answer
 
     def _settings(self) -> str:
         return (
@@ -76,6 +80,10 @@ class _Containerd(Client):
 
 class Ctr(_Containerd):
     """`ctr images`; it does the asking itself up to 1.7, and from 2.0 on has the daemon ask."""
+
+    def start(self) -> None:
+        super().start()
+        self.is_content = self._is_newer()
 
     def _ctr(self, *words: str) -> Outcome:
         return self.run("ctr", "--address", self._socket, "--namespace", "t", *words)

@@ -82,12 +82,13 @@ def _letter(number: int) -> str:
 
 
 class Page:
-    """The page, with the numbers of tests and the letters of reasons as they come up."""
+    """The page, with the numbers of tests, and the letters of reasons as they come up."""
 
     def __init__(self, results: Sequence[dict[str, Any]]) -> None:
         self._rows = gather(results)
         self._says = {_test(each): str(each["says"]) for each in results}
-        self._tests: dict[str, int] = {}
+        proving = {_test(each) for each in results if each["proves"] and each["outcome"] != "skipped"}
+        self._tests = {test: number for number, test in enumerate(sorted(proving), 1)}
         self._reasons: dict[str, str] = {}
 
     def lines(self) -> Iterator[str]:
@@ -117,7 +118,7 @@ class Page:
         return "; ".join(parts)
 
     def _numbers(self, tests: set[str]) -> str:
-        return ", ".join(str(self._tests.setdefault(test, len(self._tests) + 1)) for test in sorted(tests))
+        return ", ".join(map(str, sorted(self._tests[test] for test in tests)))
 
     @staticmethod
     def _link(test: str) -> str:

@@ -185,6 +185,7 @@ def test_stopped(stage: Stage, client: Client, name: str) -> None:
     wanted = client.mirrored(repository)
     outcome = client.pull(wanted)
     assert (client.digest(wanted), stage.strayed()) == ("", []), outcome.said
+    assert outcome.done is client.is_content, outcome.said
 
 
 @clients()

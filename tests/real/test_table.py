@@ -35,7 +35,7 @@ def test_yes() -> None:
 
 def test_fails() -> None:
     """One failure counts more than all that passed."""
-    assert row(result("test_a"), result("test_b", "failed"))["tag"] == "fails 1"
+    assert row(result("test_a"), result("test_b", "failed"))["tag"] == "fails 2"
 
 
 def test_lacks() -> None:
