@@ -71,6 +71,7 @@ BROKEN = {
     '[upstreams."x.example"]\ncredential_helper = "-x"': "credential_helper is the NAME of a program",
     '[upstreams."x.example"]\nurl = "http://x.example"\nauth_file = "/a"': "in the clear",
     '[upstreams."x.example"]\nurl = "http://x.example"\ncredential_helper = "pass"': "in the clear",
+    '[server]\nlisten = ["0.0.0.0:5000"]\n[upstreams."x.example"]\nclient_cert_file = "/c"': "has credentials",
     '[server]\nlisten = ["0.0.0.0:5000"]\n[upstreams."x.example"]\nauth_file = "/a"': "has credentials",
     '[server]\nlisten = ["0.0.0.0:5000"]\n[upstreams."x.example"]\ncredential_helper = "pass"': "has credentials",
     '[server]\nlisten = ["0.0.0.0:5000"]\n[upstreams."x.example"]\nusername = "u"\npassword_file = "/p"': (
@@ -154,6 +155,15 @@ def test_without_a_home_the_store_needs_a_path(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ConfigError, match=r"store\.path: this user has no home"):
         config.load(None, {})
     assert Path("/srv/x") == config.parse(tomllib.loads('[store]\npath = "/srv/x"'), FILE).store.path
+
+
+def test_a_file_in_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~/` is the home folder of the user that serves; other paths are what they are."""
+    monkeypatch.setenv("HOME", "/home/me")
+    text = '[upstreams."x.example"]\nauth_file = "~/.docker/config.json"\n[upstreams."y.example"]\nauth_file = "/a/~/b"'
+    found = config.parse(tomllib.loads(text), FILE).upstreams
+    expected = [Path("/home/me/.docker/config.json"), Path("/a/~/b")]
+    assert expected == [each.auth_file for each in found.values()]
 
 
 def test_a_file_closes_the_list() -> None:

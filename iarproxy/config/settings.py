@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from iarproxy.config.endpoints import EndpointSettings, in_the_clear, is_loopback, leads_back
 from iarproxy.config.listening import TlsSettings
-from iarproxy.config.values import HELPER_NAME, Address, Duration, Glob, Size
+from iarproxy.config.values import HELPER_NAME, Address, Duration, Glob, HomePath, Size
 from iarproxy.errors import Malformed
 from iarproxy.oci import DOCKER_HUB, Platform, canonical_registry
 from iarproxy.trust import Mode, OnDrift, RefusalForm, TagRule
@@ -117,8 +117,8 @@ class UpstreamSettings(EndpointSettings):
     """
 
     username: str | None = None
-    password_file: Path | None = None
-    auth_file: Path | None = None
+    password_file: HomePath | None = None
+    auth_file: HomePath | None = None
     credential_helper: str | None = None
     anonymous_read: bool = False
     allow_private: bool = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -50,6 +51,17 @@ def _pattern(value: Any) -> Any:
         raise ValueError(str(error)) from error
 
 
+def _path(value: Any) -> Any:
+    text = str(value)
+    if text != "~" and not text.startswith("~/"):
+        return value
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError("this user has no home folder; write the whole path") from error
+
+
+HomePath = Annotated[Path, BeforeValidator(_path)]  # `~/` is the home folder of the user that serves
 Size = Annotated[int, BeforeValidator(_size)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Address = Annotated[str, BeforeValidator(_address)]

@@ -124,7 +124,9 @@ class Issuer:
         return await self._exchange("GET", realm.url.update_query(query), headers)
 
     async def _post(self, realm: Realm, grant: dict[str, str]) -> _Answer:
-        form = {**grant, "client_id": "iarproxy", "service": realm.service, "scope": realm.scope}
+        form = {**grant, "client_id": "iarproxy", "scope": realm.scope}
+        if realm.service:
+            form["service"] = realm.service
         headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
         data = URL.build(query=form).raw_query_string.encode()
         try:

@@ -48,7 +48,7 @@ async def failure(client: Client, landed: Landed, what: str, missing: type[Refus
             kind = UnknownName if code == "NAME_UNKNOWN" and missing is UnknownManifest else missing
             return kind(f"{name} has no {what} ({said})", upstream=name, status=status)
         case 401 | 403 | 451 if landed.home:
-            remedy = "if it is private, set username and password_file for this upstream"
+            remedy = "if it is private, set username and password_file (or auth_file, or credential_helper) for it"
             return Denied(
                 f"{name} refuses access to {what} ({said}); {remedy}", upstream=name, status=status, said_by="registry"
             )

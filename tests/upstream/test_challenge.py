@@ -36,6 +36,52 @@ HUB = 'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",
             [("bearer", {"realm": "https://r/t", "scope": "repository:a:pull,push", "error": "insufficient_scope"})],
         ),
         (['Basic realm="Registry Realm"'], [("basic", {"realm": "Registry Realm"})]),
+        (
+            ['Basic realm="https://123456789012.dkr.ecr.eu-west-1.amazonaws.com/",service="ecr.amazonaws.com"'],
+            [
+                (
+                    "basic",
+                    {
+                        "realm": "https://123456789012.dkr.ecr.eu-west-1.amazonaws.com/",
+                        "service": "ecr.amazonaws.com",
+                    },
+                )
+            ],
+        ),
+        (
+            ['Bearer realm="https://team.azurecr.io/oauth2/token",service="team.azurecr.io",error="invalid_token"'],
+            [
+                (
+                    "bearer",
+                    {
+                        "realm": "https://team.azurecr.io/oauth2/token",
+                        "service": "team.azurecr.io",
+                        "error": "invalid_token",
+                    },
+                )
+            ],
+        ),
+        (
+            ['Bearer realm="https://gitlab.com/jwt/auth",service="container_registry",error="invalid_token"'],
+            [
+                (
+                    "bearer",
+                    {
+                        "realm": "https://gitlab.com/jwt/auth",
+                        "service": "container_registry",
+                        "error": "invalid_token",
+                    },
+                )
+            ],
+        ),
+        (
+            ['Bearer realm="https://europe-docker.pkg.dev/v2/token"'],
+            [("bearer", {"realm": "https://europe-docker.pkg.dev/v2/token"})],
+        ),
+        (
+            ['Bearer realm="https://r/t",service="s",scope=""'],
+            [("bearer", {"realm": "https://r/t", "service": "s", "scope": ""})],
+        ),
         (["BASIC REALM=plain"], [("basic", {"realm": "plain"})]),
         (["bearer realm=https://r/t, service=s"], [("bearer", {"realm": "https://r/t", "service": "s"})]),
         (["Bearer realm = \"x\" , service\t=\t'y'"], [("bearer", {"realm": "x", "service": "'y'"})]),

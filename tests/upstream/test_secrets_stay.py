@@ -26,6 +26,7 @@ from iarproxy.metrics import Metrics
 from iarproxy.oci import Digest, Tag
 from iarproxy.upstream import Upstream
 from images import small_image
+from proxying import FakeProxy
 from registry import FakeRegistry
 from registry_auth import Authority
 from registry_faults import Fault
@@ -164,6 +165,30 @@ async def test_no_secret_is_shown(
         shown += [str(said), caplog.text, generate_latest(metrics.registry).decode()]
         assert len(shown) > 50
         assert {each: text for text in shown for each in secrets(made) if each in text} == {}
+
+
+async def test_no_secret_of_a_proxy_is_shown(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy that refuses the login, one that is not there, and one that passes everything on."""
+    caplog.set_level(logging.DEBUG)
+    (tmp_path / "proxy.password").write_text(PASSWORD)
+    shown: list[str] = []
+    login = f"Basic {base64.b64encode(f'me:{PASSWORD}'.encode()).decode()}"
+    async with FakeRegistry() as registry, FakeProxy(login=login) as proxy:
+        image = registry.content.publish("a/b", "1", small_image())
+        options: dict[str, Any] = {"proxy_username": "me", "proxy_password_file": tmp_path / "proxy.password"}
+        with structlog.testing.capture_logs() as said:
+            for url, wanted in [(proxy.url, login), (proxy.url, "another"), ("http://127.0.0.1:9", login)]:
+                proxy.login = wanted
+                async with dialing(registry, proxy=url, **options) as upstream:
+                    await shown_by(upstream, image.layers[0], shown)
+                    registry.faults.add("*", Fault(status=503), times=9)
+                    await shown_by(upstream, image.layers[0], shown)
+                    shown += [repr(vars(each)) for each in reachable(upstream)]
+                registry.faults.clear()
+        assert proxy.log
+        assert not [seen for seen in registry.log if "Proxy-Authorization" in seen.headers]
+        shown += [str(said), caplog.text]
+        assert [text for text in shown for each in ("canary", login[6:30]) if each in text] == []
 
 
 async def shown_by(upstream: Upstream, blob: Digest, shown: list[str]) -> None:
