@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 import stat
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -118,7 +119,18 @@ def _bind(role: Role, address: str, *, optional: bool) -> list[Listener]:
         if optional and (isinstance(error, socket.gaierror) or error.errno in _ABSENT):
             return []
         remedy = _REMEDIES.get(error.errno or 0, "choose another address for `{key}`").format(key=_KEYS[role])
-        raise ConfigError(f"cannot listen on {address} ({error.strerror}): {remedy}") from error
+        usual = usual_holder(address, sys.platform) if error.errno == errno.EADDRINUSE else ""
+        raise ConfigError(f"cannot listen on {address} ({error.strerror}): {usual}{remedy}") from error
+
+
+def usual_holder(address: str, system: str) -> str:
+    """Who is known to take this port on such a system (`sys.platform`), as the start of a remedy; "" for nobody."""
+    port = address.rpartition(":")[2]
+    if port == "5000" and system == "darwin":
+        return "AirPlay Receiver of macOS takes this port (System Settings > General > AirDrop & Handoff); "
+    if port == "5001":
+        return "kind's example of a local registry takes this port; "
+    return ""
 
 
 def _bind_tcp(address: str) -> list[socket.socket]:

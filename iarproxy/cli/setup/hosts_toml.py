@@ -160,7 +160,7 @@ def _order(names: list[str], hosts: dict[str, Any], server: str | None, mirror: 
     words = set(_words(hosts[ours[0]]))
     if words and "pull" not in words:
         yield Weight.WRONG, f"{ours[0]} lacks the capability 'pull': nothing is pulled from it"
-    elif words and "resolve" not in words:
+    elif words and "resolve" not in words and not (server and _same(server, mirror)):
         yield Weight.OPEN, f"{ours[0]} lacks the capability 'resolve': tags are resolved elsewhere"
 
 
