@@ -107,8 +107,9 @@ class _Results:
             self._found[report.nodeid] = {"test": report.nodeid, "outcome": report.outcome, **said[0]}
 
     def pytest_sessionfinish(self) -> None:
-        if not self._found:
+        cache: pytest.Cache | None = getattr(self._config, "cache", None)  # `-p no:cacheprovider`
+        if not self._found or not (self._named or cache):
             return
-        file = Path(self._named) if self._named else self._config.cache.mkdir("clients") / "results.json"
+        file = Path(self._named) if self._named or cache is None else cache.mkdir("clients") / "results.json"
         results = sorted(self._found.values(), key=lambda each: str(each["test"]))
         file.write_text(json.dumps(results, indent=1) + "\n")

@@ -59,3 +59,12 @@ def test_an_unknown_capability(tmp_path: Path) -> None:
     ran = run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=False)
     assert "unknown capabilities ['speed']" in ran.stdout
     assert "mirror mode" in ran.stdout
+
+
+def test_no_cache(tmp_path: Path) -> None:
+    """Without a cache and a named file the results are kept nowhere."""
+    (tmp_path / "test_it.py").write_text(TESTS.format(python=sys.executable, unmarked=""))
+    command = [sys.executable, "-m", "pytest", "-p", "proofs", "-p", "no:cacheprovider", "-c", "/dev/null", "."]
+    ran = run(command, cwd=tmp_path, env=_environment(), capture_output=True, text=True, check=False)
+    assert "1 failed, 1 passed, 1 skipped" in ran.stdout
+    assert not list(tmp_path.rglob("results.json"))
