@@ -142,12 +142,19 @@ class Metrics:
         self.upstream_remembered.labels(upstream).inc()
 
     def render(self, now: Mapping[str, float]) -> bytes:
-        """All workers' counters as text, and what holds `now`, by the rest of its name."""
+        """All workers' counters as text, and what holds `now`, by the rest of its name, with its labels if it has any.
+
+        Those of one name follow each other.
+        """
         everyone = self.registry
         if self.folder is not None:
             everyone = CollectorRegistry()
             MultiProcessCollector(everyone, path=str(self.folder))  # type: ignore[no-untyped-call]  # as above
-        gauges = [f"# TYPE iarproxy_{name} gauge\niarproxy_{name} {value}\n" for name, value in now.items()]
+        gauges, told = [], ""
+        for name, value in now.items():
+            if told != (told := name.partition("{")[0]):
+                gauges.append(f"# TYPE iarproxy_{told} gauge\n")
+            gauges.append(f"iarproxy_{name} {value}\n")
         return bytes(generate_latest(everyone)) + "".join(gauges).encode("ascii")
 
 

@@ -13,11 +13,14 @@ from iarproxy.cli.output import Exit, as_bytes, err, out, print_error, print_jso
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import IarproxyError, Refused
 from iarproxy.mirror.explain import Explanation
-from iarproxy.mirror.spelling import drift_as_json, used_as_json
+from iarproxy.mirror.spelling import drift_as_json, spender_as_json, upstream_as_json, used_as_json
 from iarproxy.mirror.warm import Pulled
 from iarproxy.oci import Descriptor, Digest
 from iarproxy.trust import TagRule
 from iarproxy.trust.policy import PIN_EVERYTHING
+from iarproxy.upstream import WINDOW
+
+_MOST = 3  # spenders that are named
 
 store_app = typer.Typer(help="What the store holds.", no_args_is_help=True)
 
@@ -36,7 +39,7 @@ def explain(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOpti
     if json:
         print_json(facts)
         return
-    for key, value in {**facts, "used": pulls(found.used)}.items():
+    for key, value in {**facts, "used": pulls(found.used), "budget": _budget(found)}.items():
         if value not in (None, [], ""):
             out.print(f"{key.replace('_', ' '):>12}  {_plain(value)}", markup=False)
 
@@ -55,7 +58,34 @@ def _explained(found: Explanation) -> dict[str, Any]:
         "revision": found.pin.revision if found.pin else None,
         "drift": drift_as_json(found.drift) if found.drift else None,
         "used": used_as_json(found.used),
+        "budget": upstream_as_json(found.budget) if found.budget else None,
+        "spent": _spent(found),
     }
+
+
+def _spent(found: Explanation) -> dict[str, Any] | None:
+    """What was asked of upstream for this repository in the last hours."""
+    spenders = found.budget.spenders if found.budget else ()
+    own = [each for each in spenders if each.repository == found.reference.repository.name]
+    return spender_as_json(own[0]) if own else None
+
+
+def _budget(found: Explanation) -> str:
+    """What is left of the upstream, and who spends it, in one line."""
+    if found.budget is None:
+        return ""
+    told = []
+    for each in found.budget.endpoints:
+        if each.quota is not None:
+            of = f" of {each.quota.limit}" if each.quota.limit is not None else ""
+            told.append(f"{each.quota.remaining}{of} requests left at {each.origin}")
+        if each.held_until is not None:
+            told.append(f"{each.origin} is not asked before {each.held_until:%H:%M:%S} UTC: it said 429")
+    spenders = found.budget.spenders
+    if spenders:
+        most = ", ".join(f"{each.repository} {each.total}" for each in spenders[:_MOST])
+        told.append(f"{sum(each.total for each in spenders)} requests in {WINDOW} hours, most for {most}")
+    return "; ".join(told)
 
 
 def _rule(rule: TagRule | None) -> dict[str, str] | str | None:

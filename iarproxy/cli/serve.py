@@ -152,7 +152,7 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             via=pseudonym(rooms.store.identity),
         )
         gauges = dict if context.tls is None else context.tls.gauges
-        admin = AdminFace(rooms, metrics, leaving=context.leaving, gauges=gauges)
+        admin = AdminFace(rooms, metrics, leaving=context.leaving, gauges=gauges, standings=rooms.upstreams.standings)
         chores.start(config.drift.interval)
         return Faces(
             registry=registry.on,

@@ -21,7 +21,7 @@ from iarproxy.mirror.memory import ManifestMemory
 from iarproxy.mirror.small import SMALL, SmallBlobs
 from iarproxy.oci import Descriptor, Digest, DigestReference, Repository
 from iarproxy.store import Fetch, Store
-from iarproxy.upstream import Upstreams
+from iarproxy.upstream import Purpose, Upstreams
 
 log = structlog.get_logger("iarproxy.mirror")
 
@@ -87,17 +87,22 @@ class Blobs:
         return size
 
     async def hold(
-        self, repository: Repository, descriptor: Descriptor, advanced: Callable[[int], None] = lambda _: None
+        self,
+        repository: Repository,
+        descriptor: Descriptor,
+        advanced: Callable[[int], None] = lambda _: None,
+        purpose: Purpose = Purpose.CLIENT,
     ) -> bool:
         """Bring the blob into the store; True when it had to be fetched. `advanced` is told the bytes at hand.
 
         Raises:
             StoreUnavailable: there is no room for it, or the disk fails.
-            Refused, Unavailable: upstream does not give it.
+            Refused, Unavailable: upstream does not give it, or what is left of its quota is not for `purpose`.
         """
         if self._store.find(descriptor.digest) is not None:
             return False
         await self._require(repository, descriptor.digest)
+        await self._upstreams[repository.registry].require(purpose)
         fetch = self._fetch(repository, descriptor.digest)
         async with self._store.follow(descriptor.digest, descriptor.size, fetch, repository) as following:
             position = 0

@@ -17,7 +17,7 @@ from iarproxy.mirror.access import Access
 from iarproxy.mirror.memory import ManifestMemory
 from iarproxy.oci import MAX_MANIFEST, Digest, DigestReference, Manifest, Reference, Repository, parse_manifest
 from iarproxy.store import Store
-from iarproxy.upstream import FetchedManifest, Upstreams
+from iarproxy.upstream import FetchedManifest, Purpose, Upstreams
 
 log = structlog.get_logger("iarproxy.mirror")
 
@@ -50,8 +50,12 @@ class Documents:
         """Whether `by_digest` would ask nobody for its bytes."""
         return self._memory.get(digest, repository) is not None or self._store.find(digest) is not None
 
-    async def by_digest(self, reference: DigestReference) -> Manifest:
-        """The manifest with that digest: from memory, from the store, else from upstream, verified each time."""
+    async def by_digest(self, reference: DigestReference, purpose: Purpose = Purpose.CLIENT) -> Manifest:
+        """The manifest with that digest: from memory, from the store, else from upstream, verified each time.
+
+        Raises:
+            UpstreamHeld: it would have to be fetched, and what is left of upstream's quota is not for `purpose`.
+        """
         await self._access.require(reference.repository, reference.digest)
         digest, repository = reference.digest, reference.repository
         found = self._memory.get(digest, repository)
@@ -61,6 +65,8 @@ class Documents:
             found = await self._reading.once(digest, lambda: self.held(digest))
         if found is not None:
             return self._memory.learn(repository, found)
+        # Before the common fetch, not in it: clients who wait for the same manifest may spend.
+        await self._upstreams[repository.registry].require(purpose)
         return await self._fetching.once(reference, lambda: self._fetch(reference))
 
     async def held(self, digest: Digest) -> Manifest | None:

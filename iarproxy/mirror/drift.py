@@ -1,6 +1,7 @@
 """Watching what upstream offers now for the tags that we pinned.
 
-Rule 1: never on the serving path; spread over the interval, with jitter.
+Rule 1: never on the serving path; spread over the interval, with jitter. Unasked it leaves the last of a quota to
+        clients; a HEAD costs none.
 Rule 2: a HEAD is only a hint. An accusation is made on bytes that were fetched and hashed here.
 Rule 3: an accusation carries its evidence: both descriptors, upstream's headers, when, and a readable difference.
 Rule 4: an upstream that does not answer is no verdict.
@@ -39,7 +40,7 @@ from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.spelling import describe
 from iarproxy.oci import Digest, Manifest, Repository, TagReference
 from iarproxy.trust import Drifted, Mode, Steady, TagRule, Vanished, Verdict, judge, rule_for
-from iarproxy.upstream import Beyond, FetchedManifest, Upstreams
+from iarproxy.upstream import Beyond, FetchedManifest, Purpose, Upstreams
 
 log = structlog.get_logger("iarproxy.drift")
 
@@ -98,38 +99,38 @@ class DriftWatch:
             self._soon.add(task)
             task.add_done_callback(self._soon.discard)
 
-    async def check(self, reference: TagReference) -> Checked:
+    async def check(self, reference: TagReference, purpose: Purpose = Purpose.PERSON) -> Checked:
         """Ask upstream what it offers for a pinned tag, judge it, and record what is news.
 
         Raises:
             UnknownManifest: the tag is not pinned.
-            Unavailable: upstream gave no answer that could be judged.
+            Unavailable: upstream gave no answer that could be judged, or its quota is not for `purpose`.
         """
         pin = await self._ledger.pin_of(reference)
         if pin is None:
             raise UnknownManifest(f"{reference} is not pinned; `iarproxy pins list` shows what is")
-        fetched = await self._offer(pin)
+        fetched = await self._offer(pin, purpose)
         offered = await self._admitted(pin, fetched)
         verdict = judge(pin.descriptor.digest, offered.descriptor.digest if offered else None)
         if isinstance(fetched, Steady):
             verdict = fetched
         return await self._record(pin, verdict, offered, fetched)
 
-    async def _offer(self, pin: Pin) -> FetchedManifest | Steady | None:
+    async def _offer(self, pin: Pin, purpose: Purpose) -> FetchedManifest | Steady | None:
         """Upstream's bytes for the tag; Steady where a HEAD already names the pinned digest; None: it is gone."""
         upstream, name = self._upstreams[pin.reference.repository.registry], pin.reference.repository.name
         with suppress(UnknownManifest, UnknownName):
-            told = await upstream.told(name, pin.reference.tag)
+            told = await upstream.told(name, pin.reference.tag, purpose)
             if told.digest == pin.descriptor.digest:
-                return await self._offer_beyond(pin, told.beyond)
+                return await self._offer_beyond(pin, told.beyond, purpose)
         try:
-            fetched = await upstream.manifest(name, pin.reference.tag)
+            fetched = await upstream.manifest(name, pin.reference.tag, purpose)
         except (UnknownManifest, UnknownName):
             return None
         same = Digest.of(fetched.raw, pin.descriptor.digest.algorithm) == pin.descriptor.digest
-        return await self._offer_beyond(pin, fetched.beyond) if same else fetched
+        return await self._offer_beyond(pin, fetched.beyond, purpose) if same else fetched
 
-    async def _offer_beyond(self, pin: Pin, beyond: Beyond | None) -> FetchedManifest | Steady | None:
+    async def _offer_beyond(self, pin: Pin, beyond: Beyond | None, purpose: Purpose) -> FetchedManifest | Steady | None:
         """What is offered upstream of an upstream that itself serves what is pinned."""
         if beyond is None or beyond.digest == pin.descriptor.digest:
             return Steady(pin.descriptor.digest)
@@ -137,7 +138,7 @@ class DriftWatch:
             return None
         upstream, repository = self._upstreams[pin.reference.repository.registry], pin.reference.repository
         try:
-            fetched = await upstream.manifest(repository.name, beyond.digest)
+            fetched = await upstream.manifest(repository.name, beyond.digest, purpose)
         except (UnknownManifest, UnknownName) as error:
             text = f"{upstream.name} tells of {beyond.digest} upstream of it for {pin.reference}, and does not have it"
             raise UpstreamUnavailable(text, upstream=upstream.name) from error
@@ -266,7 +267,7 @@ class DriftWatch:
 
     async def _check_quietly(self, reference: TagReference) -> None:
         try:
-            await self.check(reference)
+            await self.check(reference, Purpose.BACKGROUND)
         except (StoreUnavailable, Malformed, Unavailable) as error:
             log.info("not judged", reference=str(reference), reason=str(error))
         except IarproxyError as error:

@@ -12,6 +12,7 @@ from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Held, Holding
 from iarproxy.oci import Digest, Reference, TagReference
 from iarproxy.trust import Mode, OnDrift, TagRule, rule_for
+from iarproxy.upstream import Upstreams, UpstreamStanding
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class Explanation:
         held: how much of it is here.
         platforms: of an index, for which it has children.
         used: by whom it was pulled, as far as that is recorded.
+        budget: what is left of the upstream and who spends it, as far as workers shared it; None as for `upstream`.
         outcome: one sentence: what a client gets who asks now.
     """
 
@@ -37,6 +39,7 @@ class Explanation:
     held: Held
     platforms: tuple[str, ...]
     used: UseSummary
+    budget: UpstreamStanding | None
     outcome: str
 
 
@@ -44,13 +47,13 @@ class Explain:
     """Answers `iarproxy explain`."""
 
     def __init__(
-        self, ledger: Ledger, documents: Documents, holding: Holding, rules: Sequence[TagRule], urls: dict[str, str]
+        self, ledger: Ledger, documents: Documents, holding: Holding, rules: Sequence[TagRule], upstreams: Upstreams
     ) -> None:
         self._ledger = ledger
         self._documents = documents
         self._holding = holding
         self._rules = rules
-        self._urls = urls
+        self._upstreams = upstreams
 
     async def reference(self, reference: Reference) -> Explanation:
         """Everything known here about the reference.
@@ -63,7 +66,9 @@ class Explain:
         drift = self._ledger.peek_drift(reference) if isinstance(reference, TagReference) else None
         digest = await self._digest(reference, pin, rule)
         held = await self._holding.of(digest) if digest else Held.NONE
-        upstream = self._urls.get(reference.repository.registry)
+        registry = reference.repository.registry
+        asked = self._upstreams.get(registry)
+        upstream = None if asked is None else str(asked.url)
         return Explanation(
             reference=reference,
             upstream=upstream,
@@ -74,6 +79,7 @@ class Explain:
             held=held,
             platforms=await self._platforms(digest),
             used=await self._ledger.uses.summary(reference),
+            budget=None if asked is None else await asked.standing(),
             outcome=_outcome(upstream, rule, pin, drift, held),
         )
 

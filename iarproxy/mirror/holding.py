@@ -3,7 +3,8 @@
 Rule 1: a pin promises bytes, not a name: config and child manifests are fetched in the background after the first pin.
 Rule 2: when upstream moves or loses the tag, what the configured platforms lack is fetched at once, by digest.
 Rule 3: `held` speaks of the configured platforms; where an index has none of them, of all its children.
-Rule 4: an index is upstream's word. Each manifest is looked at once, however often it is listed, so that indexes which
+Rule 4: what is fetched ahead leaves the last of upstream's quota to clients; what would be lost is fetched anyway.
+Rule 5: an index is upstream's word. Each manifest is looked at once, however often it is listed, so that indexes which
         list each other ten thousand times hold up nobody; and what one pin may fetch unasked is bounded (threats T44).
 """
 
@@ -22,6 +23,7 @@ from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
 from iarproxy.oci import Child, Descriptor, Digest, DigestReference, Manifest, Platform, Repository
 from iarproxy.store import Store
+from iarproxy.upstream import Purpose
 
 log = structlog.get_logger("iarproxy.mirror")
 
@@ -100,15 +102,15 @@ class Holding:
         """
         found: dict[Digest, Descriptor] = {}
         chosen = self._platforms if platforms is None else platforms
-        async for manifest in self._tree(repository, digest, chosen):
+        async for manifest in self._tree(repository, digest, chosen, Purpose.CLIENT):
             found |= {blob.digest: blob for blob in manifest.blobs}
         return [blob for blob in found.values() if self._store.find(blob.digest) is None]
 
     async def _tree(
-        self, repository: Repository, digest: Digest, platforms: Sequence[Platform]
+        self, repository: Repository, digest: Digest, platforms: Sequence[Platform], purpose: Purpose
     ) -> AsyncIterator[Manifest]:
         async def load(each: Digest) -> Manifest:
-            return await self._documents.by_digest(DigestReference(repository, each))
+            return await self._documents.by_digest(DigestReference(repository, each), purpose)
 
         async for manifest in _walk(digest, platforms, load):
             if manifest is not None:
@@ -123,16 +125,18 @@ class Holding:
 
     async def _complete(self, pin: Pin, *, layers: bool) -> None:
         repository, digest = pin.reference.repository, pin.descriptor.digest
+        purpose = Purpose.CLIENT if layers else Purpose.BACKGROUND
         if layers:
             wanted = await self.missing(repository, digest)
         else:
-            configs = [manifest.config async for manifest in self._tree(repository, digest, self._platforms)]
+            tree = self._tree(repository, digest, self._platforms, purpose)
+            configs = [manifest.config async for manifest in tree]
             wanted = [config for config in configs if config and config.size <= _MAX_CONFIG]
         gate = asyncio.Semaphore(_PARALLEL)
 
         async def fetch(blob: Descriptor) -> None:
             async with gate:
-                await self._blobs.hold(repository, blob)
+                await self._blobs.hold(repository, blob, purpose=purpose)
 
         results = await asyncio.gather(*map(fetch, wanted), return_exceptions=True)
         failed = [result for result in results if isinstance(result, BaseException)]

@@ -32,7 +32,7 @@ from iarproxy.oci import (
     TagReference,
 )
 from iarproxy.trust import Mode, RefusalForm, TagRule, rule_for
-from iarproxy.upstream import Upstreams
+from iarproxy.upstream import Purpose, Upstreams
 
 log = structlog.get_logger("iarproxy.mirror")
 
@@ -73,7 +73,9 @@ class Manifests:
         for flights in (self._pinning, self._following):
             await flights.close()
 
-    async def answer(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
+    async def answer(
+        self, repository: Repository, wanted: Tag | Digest, purpose: Purpose = Purpose.CLIENT
+    ) -> ManifestAnswer:
         """The manifest that a client gets.
 
         Raises:
@@ -86,7 +88,7 @@ class Manifests:
                 manifest = await self._documents.by_digest(DigestReference(repository, wanted))
                 return ManifestAnswer(repository, manifest.descriptor, manifest.raw, ByDigest(), cached=held)
             case Tag():
-                return await self._by_tag(TagReference(repository, wanted))
+                return await self._by_tag(TagReference(repository, wanted), purpose)
             case _:
                 assert_never(wanted)
 
@@ -133,24 +135,24 @@ class Manifests:
             return None
         return _pinned_answer(pin, drift, manifest, cached=True)
 
-    async def _by_tag(self, reference: TagReference) -> ManifestAnswer:
+    async def _by_tag(self, reference: TagReference, purpose: Purpose) -> ManifestAnswer:
         rule = rule_for(reference, self._rules)
         match rule.mode:
             case Mode.PIN:
-                return await self._pinned(reference, rule)
+                return await self._pinned(reference, rule, purpose)
             case Mode.FOLLOW:
-                return await self._followed(reference, rule)
+                return await self._followed(reference, rule, purpose)
             case Mode.REFUSE:
                 text = f"{reference} is refused by the tag rule {rule.match.text!r}; change mode in the configuration"
                 raise refused_by_policy(self._refusal, "tag-rule", text, rule=rule.match.text)
             case _:
                 assert_never(rule.mode)
 
-    async def _pinned(self, reference: TagReference, rule: TagRule) -> ManifestAnswer:
+    async def _pinned(self, reference: TagReference, rule: TagRule, purpose: Purpose) -> ManifestAnswer:
         pin = self._ledger.peek(reference) or await self._ledger.pin_of(reference)
         cached = pin is not None
         if pin is None:
-            pin = await self._pinning.once(reference, lambda: self._first_pin(reference))
+            pin = await self._pinning.once(reference, lambda: self._first_pin(reference, purpose))
         drift = self._ledger.peek_drift(reference)
         refused = refused_for_drift(pin, drift, rule)
         if refused is not None:
@@ -158,9 +160,9 @@ class Manifests:
         manifest = await self._documents.by_digest(DigestReference(reference.repository, pin.descriptor.digest))
         return _pinned_answer(pin, drift, manifest, cached=cached)
 
-    async def _first_pin(self, reference: TagReference) -> Pin:
+    async def _first_pin(self, reference: TagReference, purpose: Purpose) -> Pin:
         fetched = await self._upstreams[reference.repository.registry].manifest(
-            reference.repository.name, reference.tag
+            reference.repository.name, reference.tag, purpose
         )
         manifest = await self._documents.admit(reference.repository, fetched)
         ours = manifest.descriptor
@@ -172,7 +174,7 @@ class Manifests:
             self._on_hint(pin.reference)
         return pin
 
-    async def _followed(self, reference: TagReference, rule: TagRule) -> ManifestAnswer:
+    async def _followed(self, reference: TagReference, rule: TagRule, purpose: Purpose) -> ManifestAnswer:
         known = self._seen.get(reference)
         if known is None or not self._is_fresh(known, rule):
             known = await self._ledger.followed(reference)
@@ -180,7 +182,7 @@ class Manifests:
         fresh = known is not None and self._is_fresh(known, rule)
         if not fresh:
             try:
-                known = await self._following.once(reference, lambda: self._refresh(reference))
+                known = await self._following.once(reference, lambda: self._refresh(reference, purpose))
             except (Unavailable, Refused):  # invariant 7: 401, 403 and 404 fail nothing that we hold either
                 if known is None:
                     raise
@@ -195,16 +197,15 @@ class Manifests:
         if len(self._seen) > _REMEMBERED:
             del self._seen[next(iter(self._seen))]
 
-    async def _refresh(self, reference: TagReference) -> Seen:
+    async def _refresh(self, reference: TagReference, purpose: Purpose) -> Seen:
         """What upstream says the tag is now. A HEAD that names what we hold verified saves the GET, and its quota."""
         upstream = self._upstreams[reference.repository.registry]
         known = await self._ledger.followed(reference)
-        if known is not None and await upstream.head_manifest(reference.repository.name, reference.tag) == (
-            known[0].digest
-        ):
+        name, tag = reference.repository.name, reference.tag
+        if known is not None and await upstream.head_manifest(name, tag, purpose) == known[0].digest:
             descriptor = known[0]
         else:
-            fetched = await upstream.manifest(reference.repository.name, reference.tag)
+            fetched = await upstream.manifest(name, tag, purpose)
             descriptor = (await self._documents.admit(reference.repository, fetched)).descriptor
         await self._ledger.set_followed(reference, descriptor)
         return descriptor, self._now()

@@ -73,8 +73,7 @@ class Mirror:
         self._listings = Listings(store, ledger, upstreams, manifests, documents)
         self.holding = Holding(store, documents, blobs, platforms)
         self.warm = Warm(manifests, documents, blobs, self.holding)
-        urls = {name: str(upstreams[name].url) for name in upstreams.names}
-        self.explain = Explain(ledger, documents, self.holding, rules, urls)
+        self.explain = Explain(ledger, documents, self.holding, rules, upstreams)
         self._usage = Usage(ledger.uses, clients=record_clients)
         self.drift = DriftWatch(
             ledger=ledger,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, assert_never
 
 from iarproxy.ledger import DriftState, Event, NotUsed, Pin, Use, Used, UseSummary, UsesUnreadable
 from iarproxy.oci import Descriptor
+from iarproxy.upstream import Spender, Standing, UpstreamStanding
+
+_SPENDERS = 20  # in a list; the rest is one sum
 
 
 def describe(descriptor: Descriptor) -> dict[str, str | int]:
@@ -60,6 +64,47 @@ def used_as_json(used: UseSummary) -> dict[str, Any]:
             return {"count": None, "clients": None, "first": None, "last": None, "newest": [], "unreadable": reason}
         case _:
             assert_never(used)
+
+
+def upstream_as_json(found: UpstreamStanding) -> dict[str, Any]:
+    """How an upstream stands with us: what is left of it, why it is not asked now, and who spends it."""
+    rest = found.spenders[_SPENDERS:]
+    return {
+        "upstream": found.name,
+        "endpoints": [_standing_as_json(each) for each in found.endpoints],
+        "budget_floor": found.floor,
+        "under_way": found.under_way,
+        "waiting": found.waiting,
+        "requests": sum(each.total for each in found.spenders),
+        "spenders": [spender_as_json(each) for each in found.spenders[:_SPENDERS]],
+        "other_spenders": {"count": len(rest), "requests": sum(each.total for each in rest)},
+    }
+
+
+def spender_as_json(spender: Spender) -> dict[str, Any]:
+    """What was asked for one repository in the last hours."""
+    return {"repository": spender.repository, "requests": spender.total, "kinds": dict(spender.requests)}
+
+
+def _standing_as_json(found: Standing) -> dict[str, Any]:
+    quota = found.quota
+    told = None
+    if quota is not None:
+        told = {
+            "remaining": quota.remaining,
+            "limit": quota.limit,
+            "window": quota.window,
+            "until": datetime.fromtimestamp(quota.until, UTC),
+            "counted": quota.source or None,
+        }
+    return {
+        "url": found.origin,
+        "quota": told,
+        "held_until": found.held_until,
+        "down_since": found.down_since,
+        "reason": found.reason or None,
+        "probe_in": found.probe_in,
+    }
 
 
 def _use_as_json(use: Use) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.manifests import Manifests
 from iarproxy.oci import Descriptor, DigestReference, Platform, Reference, Repository, TagReference
+from iarproxy.upstream import Purpose
 
 _PARALLEL = 4
 
@@ -65,7 +66,7 @@ class Warm:
             Refused, Unavailable: as for a client; what was fetched until then stays.
         """
         wanted = reference.tag if isinstance(reference, TagReference) else reference.digest
-        answer = await self._manifests.answer(reference.repository, wanted)
+        answer = await self._manifests.answer(reference.repository, wanted, Purpose.PERSON)
         await self._insist(reference.repository, answer, platforms)
         missing = await self._holding.missing(reference.repository, answer.descriptor.digest, platforms)
         progress.planned(missing)

@@ -19,10 +19,11 @@ from aiohttp import web
 from iarproxy.errors import IarproxyError, LedgerUnavailable, Malformed, StoreUnavailable, UnknownManifest
 from iarproxy.ledger import Damage, DriftState, Event, Pin, UseSummary
 from iarproxy.metrics import CONTENT_TYPE, Metrics
-from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, used_as_json
+from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, upstream_as_json, used_as_json
 from iarproxy.oci import TagReference, parse_reference
 from iarproxy.server.errors import answer_error
 from iarproxy.store import StoreStats
+from iarproxy.upstream import UpstreamStanding
 
 MAX_PAGE = 1000
 _FRESH = 15.0  # seconds
@@ -101,6 +102,10 @@ class AdminRooms(Protocol):
         ...
 
 
+async def _none() -> list[UpstreamStanding]:
+    return []
+
+
 class AdminFace:
     """The admin and probes applications of one worker."""
 
@@ -111,10 +116,11 @@ class AdminFace:
         *,
         leaving: Callable[[], bool] = lambda: False,
         gauges: Callable[[], Mapping[str, float]] = dict,
+        standings: Callable[[], Awaitable[list[UpstreamStanding]]] = _none,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rooms, self._metrics, self._leaving, self._clock = rooms, metrics, leaving, clock
-        self._gauges = gauges
+        self._gauges, self._standings = gauges, standings
         self._counted: tuple[float, StoreStats] | None = None
 
     def application(self) -> web.Application:
@@ -123,6 +129,7 @@ class AdminFace:
         app.router.add_get("/api/v1/pins", self._pins)
         app.router.add_get("/api/v1/pins/{reference:.+}", self._pin)
         app.router.add_get("/api/v1/drift", self._drift)
+        app.router.add_get("/api/v1/upstreams", self._upstreams)
         return app
 
     def probes(self) -> web.Application:
@@ -158,6 +165,7 @@ class AdminFace:
             "drifted_tags": drifted,
             "damaged_tags": len(self._rooms.ledger.damaged()),
             **self._gauges(),
+            **_budgets(await _soon(self._standings())),
         }
         return web.Response(body=self._metrics.render(now), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
@@ -190,6 +198,10 @@ class AdminFace:
         last = page[-1]["reference"] if len(rest) > limit else None
         return _json({"drifts": page, "next": last})
 
+    async def _upstreams(self, _: web.Request) -> web.Response:
+        """How upstreams stand with us. What fails and what waits is told of the worker that answers."""
+        return _json({"upstreams": [upstream_as_json(each) for each in await _soon(self._standings())]})
+
     async def _stats(self) -> StoreStats:
         now = self._clock()
         if self._counted is None or now - self._counted[0] > _FRESH:
@@ -198,6 +210,26 @@ class AdminFace:
 
     async def _first_pin(self) -> Sequence[Pin]:
         return await self._rooms.ledger.pins(limit=1)
+
+
+def _budgets(standings: list[UpstreamStanding]) -> dict[str, float]:
+    """What is left of upstreams' quotas: of each the least that an endpoint told."""
+    left = {each.name: [it.quota for it in each.endpoints if it.quota is not None] for each in standings}
+    told = {name: min(quotas, key=lambda quota: quota.remaining) for name, quotas in left.items() if quotas}
+    remaining = {f'upstream_quota_remaining{{upstream="{name}"}}': quota.remaining for name, quota in told.items()}
+    limits = {f'upstream_quota_limit{{upstream="{name}"}}': quota.limit for name, quota in told.items()}
+    held = {f'upstream_held{{upstream="{each.name}"}}': _is_held(each) for each in standings}
+    down = {f'upstream_down{{upstream="{each.name}"}}': _is_down(each) for each in standings}
+    known = {name: limit for name, limit in limits.items() if limit is not None}
+    return {**remaining, **known, **held, **down}
+
+
+def _is_held(standing: UpstreamStanding) -> int:
+    return int(all(each.held_until is not None for each in standing.endpoints))
+
+
+def _is_down(standing: UpstreamStanding) -> int:
+    return int(all(each.down_since is not None for each in standing.endpoints))
 
 
 async def _soon(answer: Awaitable[Any]) -> Any:

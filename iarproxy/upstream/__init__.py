@@ -14,10 +14,11 @@ from iarproxy.upstream.closed import Upstreams
 from iarproxy.upstream.endpoint import Beyond, FetchedManifest, Told
 from iarproxy.upstream.registry import Upstream, UpstreamStanding
 from iarproxy.upstream.retry import Retry
-from iarproxy.upstream.spending import Spender
+from iarproxy.upstream.spending import WINDOW, Spender
 from iarproxy.upstream.transfer import Transfer
 
 __all__ = [
+    "WINDOW",
     "Beyond",
     "FetchedManifest",
     "Purpose",

@@ -29,7 +29,7 @@ from iarproxy.upstream.egress import Proxy
 from iarproxy.upstream.endpoint import Endpoint
 from iarproxy.upstream.guard import Lookup, Policy, SystemLookup
 from iarproxy.upstream.negative import Negative
-from iarproxy.upstream.registry import Upstream
+from iarproxy.upstream.registry import Upstream, UpstreamStanding
 from iarproxy.upstream.retry import Allowance, Retry
 from iarproxy.upstream.spending import Spending
 from iarproxy.upstream.tokens import Tokens
@@ -138,6 +138,10 @@ class Upstreams:
             text = f"{registry[:160]} is not one of the configured upstreams: {known}"
             raise UnknownName(text, upstream=registry[:160]) from None
 
+    def get(self, registry: str) -> Upstream | None:
+        """The upstream of a canonical registry name; None: it is not in the list."""
+        return self._upstreams.get(registry)
+
     def __contains__(self, registry: object) -> bool:
         return registry in self._upstreams
 
@@ -145,6 +149,10 @@ class Upstreams:
     def names(self) -> frozenset[str]:
         """The canonical names."""
         return frozenset(self._upstreams)
+
+    async def standings(self) -> list[UpstreamStanding]:
+        """How each stands with us, by name; none is asked."""
+        return [await self._upstreams[name].standing() for name in sorted(self._upstreams)]
 
     async def close(self) -> None:
         """End what is under way and close all connections and the cache."""

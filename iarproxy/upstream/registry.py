@@ -98,7 +98,7 @@ class Upstream:
         """
         await self.require(purpose)
         return await self._sought(
-            _manifest_question(repository_name, wanted),
+            Question("manifests", repository_name, wanted, f"the manifest {spelled(repository_name, wanted)}"),
             purpose,
             lambda endpoint: endpoint.manifest(repository_name, wanted),
         )
@@ -115,9 +115,10 @@ class Upstream:
 
     async def told(self, repository_name: str, wanted: Tag | Digest, purpose: Purpose = Purpose.CLIENT) -> Told:
         """As `head_manifest`, with what a mirror says of its own upstream."""
-        question = _manifest_question(repository_name, wanted)
+        # A family of its own: a HEAD is a hint, and where it says no the GET may still say yes.
+        question = Question("heads", repository_name, wanted, f"the manifest {spelled(repository_name, wanted)}")
         return await self._once(
-            "head",
+            f"head {purpose.value}",
             question,
             lambda: self._sought(question, purpose, lambda endpoint: endpoint.head_manifest(repository_name, wanted)),
         )
@@ -247,7 +248,3 @@ class Upstream:
         if not purpose.takes_no:
             await self._negative.forget(question)
         return found
-
-
-def _manifest_question(repository: str, wanted: Tag | Digest) -> Question:
-    return Question("manifests", repository, wanted, f"the manifest {spelled(repository, wanted)}")
