@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from certificates import CertificateAuthority
 from client import Client, Place
 from machine import Proxy
-from processes import TRUSTED, run
+from processes import TRUSTED, free_port, run
 from suites import inside
 from wires import Wires
 
@@ -46,6 +47,8 @@ class SetupStage:
         self.proxy = Proxy(folder / "mirror", DEAD_PORT, workers=1)
         text = self.proxy.config.read_text().replace("[server]\n", f'[server]\nrefusal = "{refusal}"\n', 1)
         self.proxy.config.write_text(text)
+        self.tls = free_port()
+        self.authority: CertificateAuthority | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -59,6 +62,15 @@ class SetupStage:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    def speak_tls(self) -> None:
+        """Before the start: listen with TLS too, at `tls`, with a certificate of an authority of our own."""
+        self.authority = CertificateAuthority(self.folder)
+        certificate, key = self.folder / "tls.crt", self.folder / "tls.key"
+        self.authority.issue().write(certificate, key)
+        with self.proxy.config.open("a") as config:
+            config.write(f'[server.tls]\nlisten = ["127.0.0.1:{self.tls}"]\n')
+            config.write(f'cert_file = "{certificate}"\nkey_file = "{key}"\n')
 
     def place(self, suite: str = "") -> Place:
         return Place(suite, self.proxy.port, self.sentinel.port)
