@@ -2,6 +2,7 @@
 
 Rule 1: `plain` is Debian's docker-registry, which keeps what refers to a digest under its fallback tag; `shelf` has
         the referrers API. Tests that say nothing else run against both.
+        The mirror remembers no 404 of theirs, so that what is attached after a first look is seen at the next.
 Rule 2: a tool finds neither the user's files nor a way past the mirror (see `processes.NOWHERE`).
 """
 
@@ -59,7 +60,7 @@ class ArtifactWorld(World):
         self.upstreams = {name: Upstream(name, port, self.address) for name, port in ports.items()}
         with self.proxy.config.open("a") as settings:
             for name, port in ports.items():
-                settings.write(f'[upstreams."{name}"]\nurl = "http://127.0.0.1:{port}"\n')
+                settings.write(f'[upstreams."{name}"]\nurl = "http://127.0.0.1:{port}"\nnegative_ttl = "0s"\n')
             settings.write(f'[[tags]]\nmatch = "**/{REFUSED}"\nmode = "refuse"\n')
 
     def __enter__(self) -> Self:
