@@ -17,7 +17,7 @@ from iarproxy.upstream.challenge import parse_challenges
 from iarproxy.upstream.client import Client
 from iarproxy.upstream.redirects import Ask, Landed, follow
 from iarproxy.upstream.statuses import failure
-from iarproxy.upstream.tokens import Shown, Tokens
+from iarproxy.upstream.tokens import Place, Shown, Tokens
 from iarproxy.upstream.transfer import refuse_encoding
 
 _OK, _UNAUTHORIZED = 200, 401
@@ -38,32 +38,33 @@ class Asker:
         Raises:
             Denied: nothing that we may show is enough. UpstreamWrong, Unavailable: no answer that may be used.
         """
-        shown = await self._tokens.known(repository)
+        place = Place(repository, f"{ask.method} {ask.url.raw_parts[-2]}")
+        shown = await self._tokens.known(place)
         landed = await self._follow(ask, shown)
-        renewed = await self._renewed(landed, repository, shown)
+        renewed = await self._renewed(landed, place, shown)
         if renewed is None:
             return landed
         landed = await self._follow(ask, renewed)
         if landed.home and landed.response.status in (_UNAUTHORIZED, *_PERHAPS_OLD):
-            self._tokens.refused(repository, renewed, withheld=landed.response.status == _UNAUTHORIZED)
+            self._tokens.refused(place, renewed, withheld=landed.response.status == _UNAUTHORIZED)
         return landed
 
     async def _follow(self, ask: Ask, shown: Shown | None) -> Landed:
         return await follow(self.client, ask, None if shown is None else shown.header.reveal())
 
-    async def _renewed(self, landed: Landed, repository: str, shown: Shown | None) -> Shown | None:
+    async def _renewed(self, landed: Landed, place: Place, shown: Shown | None) -> Shown | None:
         """What to show in a second try; None: the answer stands. Where there may be one the answer is released."""
         response = landed.response
         if not landed.home:
             return None
         if response.status == _UNAUTHORIZED:
             challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-        elif response.status in _PERHAPS_OLD and shown is not None and self._tokens.may_be_old(repository, shown):
+        elif response.status in _PERHAPS_OLD and shown is not None and self._tokens.may_be_old(place, shown):
             challenges = None
         else:
             return None
         await self.client.drain(response)
-        return await self._tokens.renew(repository, shown, challenges)
+        return await self._tokens.renew(place, shown, challenges)
 
     async def timely(self, ask: Ask, repository: str) -> Landed:
         """As `open`, within the patience for the headers of a blob."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -38,7 +38,7 @@ from iarproxy.upstream.issuing import Issuer, Realm, Token
 from iarproxy.upstream.realms import check_realm
 from iarproxy.upstream.sharing import SharedTokens
 
-_REMEMBERED = 4096  # repositories
+_REMEMBERED = 4096  # repositories, and places
 _REFUSED_FOR = 10.0  # seconds
 _PULL = re.compile(r"repository:[a-z0-9._/-]{1,255}:pull", re.ASCII)
 _MAX_SERVICE = 512
@@ -51,6 +51,14 @@ class Shown:
     header: Secret
     identity: str
     token: Token | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What is asked, as far as access is decided by it. `kind`: such as `GET blobs`; some refuse HEAD or lists only."""
+
+    repository: str
+    kind: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,63 +96,63 @@ class Tokens:
         self._tokens = SharedTokens(cache, now)
         self._usual: _Basic | None = None
         self._wanted: OrderedDict[str, Realm | _Basic] = OrderedDict()
-        self._refused: OrderedDict[str, _Refused] = OrderedDict()
+        self._refused: OrderedDict[Place, _Refused] = OrderedDict()
         self._flights: InFlight[str, Token] = InFlight()
 
-    async def known(self, repository: str) -> Shown | None:
+    async def known(self, place: Place) -> Shown | None:
         """What to show without having been asked; None: nothing is known to be needed.
 
         Raises:
             Denied: the realm says no. Unavailable: no credential, or no token, is to be had.
         """
-        credential = await self._source.find(repository)
-        return await self._shown(repository, credential, None)
+        credential = await self._source.find(place.repository)
+        return await self._shown(place, credential, None)
 
     async def renew(
-        self, repository: str, rejected: Shown | None, challenges: Sequence[Challenge] | None = None
+        self, place: Place, rejected: Shown | None, challenges: Sequence[Challenge] | None = None
     ) -> Shown | None:
-        """What to show after a refusal for `repository`, other than `rejected`, which was just refused.
+        """What to show after a refusal, other than `rejected`, which was just refused.
 
         None: there is nothing, the refusal stands.
 
         Args:
-            repository: that was asked for.
+            place: that was asked for.
             rejected: what was shown; None: nothing.
             challenges: those of a 401; None: it was another refusal, which says nothing of what it wants.
 
         Raises:
             Denied: the realm says no. UpstreamWrong: it may not be asked. Unavailable: it does not answer.
         """
-        credential = await self._source.find(repository, refused=rejected is not None)
+        credential = await self._source.find(place.repository, refused=rejected is not None)
         if challenges is not None:
-            self._learn(repository, challenges)
-        if self._refusal(repository, self._identity(credential)) is not None:
+            self._learn(place.repository, challenges)
+        if self._refusal(place, self._identity(credential)) is not None:
             return None
-        shown = await self._shown(repository, credential, rejected)
+        shown = await self._shown(place, credential, rejected)
         if shown is not None and rejected is not None and shown.header == rejected.header:
-            self.refused(repository, rejected, withheld=challenges is not None)
+            self.refused(place, rejected, withheld=challenges is not None)
             return None
         return shown
 
-    def may_be_old(self, repository: str, shown: Shown) -> bool:
+    def may_be_old(self, place: Place, shown: Shown) -> bool:
         """Whether a refusal other than a 401 may mean that what was shown ran out (ECR's 403, public.ecr.aws's 400)."""
-        if self._refusal(repository, shown.identity) is not None:
+        if self._refusal(place, shown.identity) is not None:
             return False
         now, token = self._now().timestamp(), shown.token
         return token is None or now - token.issued > _REFUSED_FOR or now >= token.expires
 
-    def refused(self, repository: str, shown: Shown, *, withheld: bool) -> None:
+    def refused(self, place: Place, shown: Shown, *, withheld: bool) -> None:
         """Remember that upstream refused what it was shown although it was just obtained.
 
         Args:
-            repository: that was asked for.
+            place: that was asked for.
             shown: what was refused.
             withheld: it refused the credential itself (401): do not send it for a while, unless it is a token's.
         """
         now = self._now().timestamp()
         if shown.token is None or now - shown.token.issued <= _REFUSED_FOR:
             found = _Refused(shown.identity, now + _REFUSED_FOR, withheld and shown.token is None)
-            _remember(self._refused, repository, found)
+            _remember(self._refused, place, found)
 
     async def close(self) -> None:
         """Cancel the requests for tokens that are under way."""
@@ -154,8 +162,8 @@ class Tokens:
     def _identity(self, credential: Credential | None) -> str:
         return identity_of(credential, self._secret)
 
-    def _refusal(self, repository: str, identity: str) -> _Refused | None:
-        found = self._refused.get(repository)
+    def _refusal(self, place: Place, identity: str) -> _Refused | None:
+        found = self._refused.get(place)
         in_force = found is not None and found.identity == identity and self._now().timestamp() < found.until
         return found if in_force else None
 
@@ -173,12 +181,12 @@ class Tokens:
         scope = asked if _PULL.fullmatch(asked) else f"repository:{repository}:pull"
         return Realm(url, challenge.parameters.get("service", "")[:_MAX_SERVICE], scope)
 
-    async def _shown(self, repository: str, credential: Credential | None, rejected: Shown | None) -> Shown | None:
+    async def _shown(self, place: Place, credential: Credential | None, rejected: Shown | None) -> Shown | None:
         """What this credential leads to, given what the repository is known to want."""
         identity = self._identity(credential)
-        refusal = self._refusal(repository, identity)
+        refusal = self._refusal(place, identity)
         is_withheld = refusal is not None and refusal.withheld
-        match credential, self._wanted.get(repository, self._usual):
+        match credential, self._wanted.get(place.repository, self._usual):
             case RegistryToken(token=secret), _:
                 return None if is_withheld else Shown(Secret(f"Bearer {secret.reveal()}"), identity)
             case _, Realm() as realm:
@@ -212,7 +220,7 @@ class Tokens:
         return "token " + hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _remember(table: OrderedDict[str, Any], key: str, value: object) -> None:
+def _remember(table: OrderedDict[Any, Any], key: Hashable, value: object) -> None:
     table[key] = value
     table.move_to_end(key)
     while len(table) > _REMEMBERED:

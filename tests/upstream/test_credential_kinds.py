@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -133,6 +134,26 @@ async def test_basic_by_an_auth_file(tmp_path: Path) -> None:
             with pytest.raises(Denied):
                 await upstream.manifest("a/b", Tag("1"))
         assert "Authorization" not in registry.log[-1].headers
+
+
+@pytest.mark.parametrize("pattern", ["*/blobs/*", "*/manifests/*", "*/tags/list*", "*/referrers/*"])
+async def test_a_refusal_of_one_kind_of_request(tmp_path: Path, pattern: str) -> None:
+    """A registry that answers 401 to HEAD, to lists or to referrers only: the login is still good for all else."""
+    methods = frozenset({"HEAD"} if "list" not in pattern and "referrers" not in pattern else {"GET"})
+    async with FakeRegistry(authority=Authority("basic", users={"me": CANARY})) as registry:
+        image = registry.content.publish("a/b", "1", small_image())
+        file = auth_file(tmp_path, registry, {"username": "me", "password": CANARY})
+        async with dialing(registry, auth_file=file) as upstream:
+            await upstream.manifest("a/b", Tag("1"))
+            registry.faults.add(
+                pattern, Fault(status=401, headers={"WWW-Authenticate": 'Basic realm="x"'}), methods=methods
+            )
+            for act in (upstream.tags("a/b"), upstream.referrers("a/b", image.digest)):
+                with suppress(Denied):
+                    await act
+            assert image.digest == await upstream.head_manifest("a/b", Tag("1"))
+            assert await upstream.blob_size("a/b", image.layers[0])
+            assert image.raw == (await upstream.manifest("a/b", Tag("1"))).raw
 
 
 @pytest.mark.parametrize(
