@@ -52,6 +52,10 @@ class Access:
             await self._ledger.link(repository, (digest,))
         self._remember(repository, digest)
 
+    async def vouch(self, repository: Repository, digest: Digest) -> None:
+        """Link content whose bytes were just had on behalf of the repository, from where anybody may have them."""
+        await self._link(repository, (digest,))
+
     async def _ask(self, repository: Repository, digest: Digest) -> None:
         upstream = self._upstreams[repository.registry]
         try:

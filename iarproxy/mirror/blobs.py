@@ -15,8 +15,9 @@ import structlog
 from iarproxy.errors import Refused, StoreFull, StoreUnavailable, UnknownBlob, UnknownManifest, UpstreamUnavailable
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import BlobBody, HeldBlob
-from iarproxy.mirror.bodies import CachedBody, GrowingBody, MemoryBody, RelayedBody
+from iarproxy.mirror.bodies import CachedBody, GrowingBody, MemoryBody, ProvenBody, RelayedBody
 from iarproxy.mirror.documents import Documents
+from iarproxy.mirror.foreign import ForeignBlobs
 from iarproxy.mirror.memory import ManifestMemory
 from iarproxy.mirror.small import SMALL, SmallBlobs
 from iarproxy.oci import Descriptor, Digest, DigestReference, Repository
@@ -30,13 +31,21 @@ class Blobs:
     """Opens blobs for sending, and brings them into the store."""
 
     def __init__(
-        self, store: Store, upstreams: Upstreams, access: Access, memory: ManifestMemory, documents: Documents
+        self,
+        store: Store,
+        upstreams: Upstreams,
+        access: Access,
+        memory: ManifestMemory,
+        *,
+        documents: Documents,
+        foreign: ForeignBlobs,
     ) -> None:
         self._store = store
         self._upstreams = upstreams
         self._access = access
         self._memory = memory
         self._documents = documents
+        self._foreign = foreign
         self._small = SmallBlobs()
 
     def peek(self, repository: Repository, digest: Digest) -> HeldBlob | None:
@@ -60,8 +69,12 @@ class Blobs:
             UnknownBlob, Denied: the repository has no such blob, or may not serve it.
             Unavailable: it is not held and upstream cannot be had.
         """
-        await self._require(repository, digest)
-        body = await self._held(digest) or self._growing(repository, digest)
+        try:
+            await self._require(repository, digest)
+        except UnknownBlob as error:
+            body = await self._unlinked(repository, digest, error)
+        else:
+            body = await self._held(digest) or self._growing(repository, digest)
         try:
             await body.__aenter__()
         except StoreFull as error:
@@ -76,11 +89,18 @@ class Blobs:
 
     async def size(self, repository: Repository, digest: Digest) -> int:
         """The blob's size in bytes, for HEAD: held, known from a manifest, else asked of upstream."""
-        await self._require(repository, digest)
-        held = self._store.find(digest)
-        if held is not None:
-            return held.size
-        told = await self._upstreams[repository.registry].blob_size(repository.name, digest)
+        try:
+            await self._require(repository, digest)
+            held = self._store.find(digest)
+            if held is not None:
+                return held.size
+            told = await self._upstreams[repository.registry].blob_size(repository.name, digest)
+        except UnknownBlob:
+            layer = await self._foreign.find(repository, digest)
+            if layer is None:
+                raise
+            self._upstreams[repository.registry].foreign.allowed(layer)
+            return layer.size
         size = told if told is not None else self._memory.size_of(repository, digest)
         if size is None:
             raise UpstreamUnavailable(f"{repository.registry} does not tell the size of {digest}; GET it instead")
@@ -163,8 +183,16 @@ class Blobs:
         return await held.__aenter__()
 
     def _fetch(self, repository: Repository, digest: Digest) -> Fetch:
-        upstream = self._upstreams[repository.registry]
-        return lambda offset: upstream.blob(repository.name, digest, offset)
+        return self._foreign.fetch(repository, digest)
+
+    async def _unlinked(self, repository: Repository, digest: Digest, error: UnknownBlob) -> BlobBody:
+        """A foreign layer that no link allows: whatever is held of it, the bytes come from where its manifest says."""
+        layer = await self._foreign.find(repository, digest)
+        if layer is None:
+            raise error
+        self._upstreams[repository.registry].foreign.allowed(layer)
+        fetch = self._foreign.fetch_elsewhere(repository, layer)
+        return ProvenBody(digest, layer.size, fetch, lambda: self._access.vouch(repository, digest))
 
 
 def _no_file() -> int:

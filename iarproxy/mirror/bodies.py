@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
 from iarproxy.errors import StoreFull, Unavailable, UpstreamUnavailable, UpstreamWrong
@@ -119,6 +119,24 @@ class RelayedBody:
     def spans(self, start: int, stop: int) -> AsyncIterator[FileSpan | bytes]:
         """The whole blob is fetched and hashed; only the range is handed on."""
         return Relay(self._digest, self.size, self._fetch).pieces(start, stop)
+
+
+class ProvenBody(RelayedBody):
+    """A relayed blob; `proven` is called when all of it was sent, so its digest agreed."""
+
+    def __init__(self, digest: Digest, size: int, fetch: Fetch, proven: Callable[[], Awaitable[None]]) -> None:
+        super().__init__(digest, size, fetch)
+        self._proven = proven
+
+    async def __aenter__(self) -> Self:
+        async with self._fetch(0):  # so that "there is none" is an answer, and not a body that breaks off
+            return self
+
+    async def spans(self, start: int, stop: int) -> AsyncIterator[FileSpan | bytes]:
+        """As a relayed one's."""
+        async for piece in super().spans(start, stop):
+            yield piece
+        await self._proven()
 
 
 class Relay:

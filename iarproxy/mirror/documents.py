@@ -16,6 +16,7 @@ from iarproxy.inflight import InFlight
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.memory import ManifestMemory
 from iarproxy.oci import MAX_MANIFEST, Digest, DigestReference, Manifest, Reference, Repository, parse_manifest
+from iarproxy.oci.foreign import foreign_layers
 from iarproxy.store import Store
 from iarproxy.upstream import FetchedManifest, Purpose, Upstreams
 
@@ -60,10 +61,12 @@ class Documents:
         digest, repository = reference.digest, reference.repository
         found = self._memory.get(digest, repository)
         if found is not None:
+            await self._tell_foreign(repository, found)
             return found
         if self._store.find(digest) is not None:
             found = await self._reading.once(digest, lambda: self.held(digest))
         if found is not None:
+            await self._tell_foreign(repository, found)
             return self._memory.learn(repository, found)
         # Before the common fetch, not in it: clients who wait for the same manifest may spend.
         await self._upstreams[repository.registry].require(purpose)
@@ -126,7 +129,13 @@ class Documents:
         manifest = await self._verified(repository, fetched, digest)
         await self._store.put(manifest.descriptor.digest, manifest.raw)
         await self._access.learn(repository, manifest)
+        await self._tell_foreign(repository, manifest)
         return self._memory.learn(repository, manifest)
+
+    async def _tell_foreign(self, repository: Repository, manifest: Manifest) -> None:
+        """Have it known where else layers are that upstream may not have."""
+        if manifest.foreign:
+            await self._upstreams[repository.registry].foreign.learn(repository.name, foreign_layers(manifest))
 
 
 def upstream_of(reference: Reference) -> str:

@@ -14,6 +14,7 @@ from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.drift import Checked, DriftWatch
 from iarproxy.mirror.explain import Explain
+from iarproxy.mirror.foreign import ForeignBlobs
 from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.listing import Listings
 from iarproxy.mirror.manifests import Manifests
@@ -69,7 +70,8 @@ class Mirror:
             on_first_pin=self._first_pin,
             on_hint=self._look_soon,
         )
-        self._blobs = blobs = Blobs(store, upstreams, access, memory, documents)
+        self._foreign = ForeignBlobs(ledger, upstreams, documents)
+        self._blobs = blobs = Blobs(store, upstreams, access, memory, documents=documents, foreign=self._foreign)
         self._listings = Listings(store, ledger, upstreams, manifests, documents)
         self.holding = Holding(store, documents, blobs, platforms)
         self.warm = Warm(manifests, documents, blobs, self.holding)
@@ -98,6 +100,7 @@ class Mirror:
         await self.drift.close()
         await self.holding.close()
         await self._manifests.close()
+        await self._foreign.close()
         await self._documents.close()
         await self._usage.close()
 

@@ -85,7 +85,7 @@ class Manifest:
     """A document whose bytes hash to `descriptor.digest`, and what it points at.
 
     An index has `children`; an image has `config` and `layers`; an artifact may have only `layers`; a document of an
-    unknown kind has none of them. `urls` are never followed (T36); the layers that have them are `foreign`: registries
+    unknown kind has none of them. The layers that have `urls` are `foreign` (see `oci.foreign`): registries
     take a manifest with such layers without having them.
     """
 

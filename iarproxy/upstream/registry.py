@@ -24,6 +24,7 @@ from iarproxy.upstream.asked import Purpose
 from iarproxy.upstream.budget import Standing
 from iarproxy.upstream.endpoint import Endpoint, FetchedManifest, Told, spelled
 from iarproxy.upstream.failover import Endpoints
+from iarproxy.upstream.foreign import ForeignLayers
 from iarproxy.upstream.negative import Negative, Question
 from iarproxy.upstream.retry import Retry
 from iarproxy.upstream.spending import Spender, Spending
@@ -57,10 +58,20 @@ class Upstream:
     Args:
         endpoints: in the order in which they are asked; the first is the primary one.
         floor: background work spends nothing while no more requests than this are left.
+
+    Attributes:
+        foreign: layers that manifests say are elsewhere.
     """
 
     def __init__(
-        self, endpoints: Sequence[Endpoint], *, negative: Negative, spending: Spending, retry: Retry, floor: int
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        negative: Negative,
+        spending: Spending,
+        retry: Retry,
+        floor: int,
+        foreign: ForeignLayers,
     ) -> None:
         self._all = tuple(endpoints)
         self._endpoints = Endpoints(endpoints, asyncio.get_running_loop().time)
@@ -70,6 +81,7 @@ class Upstream:
         self._spending = spending
         self._retry = retry
         self._floor = floor
+        self.foreign = foreign
         self._flights: InFlight[tuple[str, str, str], Any] = InFlight()
 
     @property

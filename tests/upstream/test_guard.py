@@ -22,6 +22,7 @@ from iarproxy.upstream.asking import Asker
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.client import Client
 from iarproxy.upstream.endpoint import Endpoint
+from iarproxy.upstream.foreign import ForeignLayers
 from iarproxy.upstream.guard import AddressRefused, Policy, Reach, reach_of
 from iarproxy.upstream.negative import Negative
 from iarproxy.upstream.spending import Spending
@@ -54,6 +55,7 @@ async def as_if_public(url: str, *answers: list[str]) -> AsyncIterator[Upstream]
             spending=Spending("registry.example.com", cache, lambda: datetime.now(UTC)),
             retry=no_waits(),
             floor=0,
+            foreign=ForeignLayers("registry.example.com", [], cache, no_waits()),
         )
     finally:
         await tokens.close()
@@ -221,8 +223,8 @@ async def test_a_realm_in_the_machine(trap: tuple[int, list[object]]) -> None:
     assert caught == []
 
 
-async def test_foreign_layers_are_nobodys_business() -> None:
-    """A blob comes from the upstream that was asked; `urls` in a manifest are only bytes here (T36)."""
+async def test_foreign_layers_are_only_bytes() -> None:
+    """`urls` in a manifest are followed by nobody who was not told to (T36)."""
     trap = FakeRegistry(host="127.0.0.2")
     async with trap, FakeRegistry() as registry, dialing(registry) as upstream:
         raw = orjson.dumps({"schemaVersion": 2, "layers": [{"urls": [f"{trap.url}/layer"]}]})
