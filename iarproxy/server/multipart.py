@@ -1,13 +1,13 @@
 """Several parts of a blob in one answer: `multipart/byteranges` (RFC 9110 section 14.6; clients.md item 42).
 
 Rule 1: the length is known before the first byte, as of every answer; the parts are spans of the file, not copies.
+Rule 2: what separates the parts is the digest of the blob: no blob holds its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from secrets import token_hex
 
 from iarproxy.mirror.answers import FileSpan
 from iarproxy.oci import Digest
@@ -16,6 +16,7 @@ from iarproxy.server import contents
 from iarproxy.server.answer import Answer
 from iarproxy.server.ranges import Parts
 
+_BOUNDARY = 64  # characters; 70 are allowed (RFC 2046 section 5.1.1)
 Spans = Callable[[int, int], AsyncIterator[FileSpan | bytes]]
 
 
@@ -47,7 +48,7 @@ class Framed:
 
 def framed(digest: Digest, size: int, parts: Parts, shown: Mapping[str, str]) -> Framed:
     """The answer with `parts` of a blob of `size` bytes."""
-    boundary = token_hex(16)
+    boundary = digest.hex[:_BOUNDARY]
     texts = [f"--{boundary}\r\n{_fields(each.start, each.stop, size)}\r\n" for each in parts.each]
     texts = [text if at == 0 else f"\r\n{text}" for at, text in enumerate([*texts, f"--{boundary}--\r\n"])]
     frames = tuple(text.encode("ascii") for text in texts)
