@@ -79,6 +79,7 @@ PROVEN: dict[int, tuple[str, ...]] = {
     44: ("server/test_contents.py::test_empty_blob", "server/test_lane_states.py::test_heads_and_empty_bodies"),
     47: ("mirror/test_blobs.py::test_private_content_is_reachable_only_through_its_repository",),
     48: ("mirror/test_blobs.py::test_a_manifest_is_found_below_blobs_too",),
+    50: ("server/test_foreign_layers.py::test_a_host_that_is_not_in_the_list",),
     52: (
         "store/test_store_blobs.py::test_damage_is_found_on_read_and_heals",
         "mirror/test_tags.py::test_a_damaged_manifest_is_fetched_again",
@@ -101,7 +102,15 @@ PROVEN: dict[int, tuple[str, ...]] = {
     77: ("server/test_admin.py::test_health",),
     78: ("server/test_frame.py::test_access_log",),
     81: ("server/test_door.py::test_connections_beyond_the_limit_wait",),
-    83: ("real/test_setup_containerd.py::test_what_is_written_is_what_it_reads",),
+    83: (
+        *(f"cli/test_setup_checks.py::test_{each}" for each in ("hosts_toml", "config_path", "daemon_json")),
+        *(
+            f"cli/test_setup_checks.py::test_{each}"
+            for each in ("registries_conf", "buildkitd_toml", "registries_yaml")
+        ),
+        "cli/test_setup_checks.py::test_what_a_client_did",
+        "mirror/test_probe.py::test_it_refuses_as_policy_refuses",
+    ),
 }
 
 DECIDED: dict[int, str] = {
