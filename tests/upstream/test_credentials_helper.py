@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import stat
@@ -15,7 +16,7 @@ import pytest
 import structlog
 
 from dialing import Clock, dialing
-from iarproxy.errors import Denied, UpstreamUnavailable
+from iarproxy.errors import Denied, Unavailable, UpstreamUnavailable
 from iarproxy.oci import Tag
 from iarproxy.upstream.credentials import IdentityToken, Login, Secret
 from iarproxy.upstream.credentials_helper import Helper, helper_environment
@@ -139,6 +140,19 @@ async def test_a_helper_that_does_not_end(tmp_path: Path, program: Writes) -> No
     while _runs(pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+async def test_closing_ends_a_helper(tmp_path: Path, program: Writes) -> None:
+    """What is still running when the worker stops is ended, and whoever waited for it is told."""
+    child = tmp_path / "child"
+    program(f"echo $$ > {child}.new; mv {child}.new {child}; exec sleep 1000")
+    async with a_helper() as (helper, _):
+        waiting = asyncio.create_task(helper.find("a/b"))
+        while not child.exists():
+            await asyncio.sleep(0.01)
+    with pytest.raises(Unavailable, match="iarproxy is stopping"):
+        await waiting
+    assert not _runs(int(child.read_text()))
 
 
 def _runs(pid: int) -> bool:
