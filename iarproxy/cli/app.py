@@ -87,7 +87,7 @@ def check_config(
             out.print(f"  warning     {remark}", markup=False)
     out.print(f"  store       {settings.store.path}", markup=False)
     for name, upstream in settings.upstreams.items():
-        out.print(f"  upstream    {name} at {upstream.url}", markup=False)
+        out.print(f"  upstream    {name} at {', else '.join(upstream.urls)}", markup=False)
     for rule in settings.rules:
         out.print(f"  tags        {rule.match.text}: {rule.mode}, on drift {rule.on_drift}", markup=False)
 

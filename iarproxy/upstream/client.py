@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import aiohttp
 from yarl import URL
@@ -27,6 +27,7 @@ from iarproxy.upstream.budget import Budget
 from iarproxy.upstream.certificates import Certificates, Files
 from iarproxy.upstream.egress import Proxy, Route
 from iarproxy.upstream.guard import AddressRefused, GuardedResolver, Lookup, Policy
+from iarproxy.upstream.metering import Meter, Unmetered
 from iarproxy.upstream.turns import Turns
 from iarproxy.upstream.via import via_header
 
@@ -61,49 +62,6 @@ class Timeouts:
     read: float = 30.0
     pace: float = 30.0
     floor: float = 1024.0
-
-
-class Meter(Protocol):
-    """Whoever counts what upstreams are asked and send; `iarproxy.metrics.Metrics` is one."""
-
-    def asked(self, upstream: str, outcome: str) -> None:
-        """One request was answered with a status of the class `outcome` (`2xx`...), or `timeout`, `unreachable`."""
-        ...
-
-    def received(self, upstream: str, count: int) -> None:
-        """So many bytes of a body came."""
-        ...
-
-    def spent(self, upstream: str, kind: str) -> None:
-        """One request of that `asked.Kind` was sent."""
-        ...
-
-    def turned_away(self, upstream: str, reason: str) -> None:
-        """Upstream was not asked: `held` (429), `down` (failing), `floor` (its quota is kept), `full` (a queue)."""
-        ...
-
-    def remembered(self, upstream: str) -> None:
-        """Upstream was not asked: it said no a moment ago."""
-        ...
-
-
-class Unmetered:
-    """Counts nothing."""
-
-    def asked(self, upstream: str, outcome: str) -> None:
-        """Nothing."""
-
-    def received(self, upstream: str, count: int) -> None:
-        """Nothing."""
-
-    def spent(self, upstream: str, kind: str) -> None:
-        """Nothing."""
-
-    def turned_away(self, upstream: str, reason: str) -> None:
-        """Nothing."""
-
-    def remembered(self, upstream: str) -> None:
-        """Nothing."""
 
 
 def same_origin(one: URL, other: URL) -> bool:

@@ -14,8 +14,9 @@ from pathlib import Path
 from iarproxy.config import UpstreamSettings
 from iarproxy.errors import UnknownName
 from iarproxy.upstream.cache import SharedCache
-from iarproxy.upstream.client import Meter, Timeouts, Unmetered
+from iarproxy.upstream.client import Timeouts
 from iarproxy.upstream.guard import Lookup, SystemLookup
+from iarproxy.upstream.metering import Meter, Unmetered
 from iarproxy.upstream.opening import Opening
 from iarproxy.upstream.registry import Upstream, UpstreamStanding
 from iarproxy.upstream.retry import Retry

@@ -17,12 +17,13 @@ from iarproxy.upstream.asking import Asker
 from iarproxy.upstream.budget import Budget
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.certificates import Certificates, Files
-from iarproxy.upstream.client import Client, Meter, Timeouts
+from iarproxy.upstream.client import Client, Timeouts
 from iarproxy.upstream.credentials_source import source_of
 from iarproxy.upstream.egress import Proxy
 from iarproxy.upstream.endpoint import Endpoint
 from iarproxy.upstream.foreign import ForeignLayers, base_of
 from iarproxy.upstream.guard import Lookup, Policy
+from iarproxy.upstream.metering import Meter
 from iarproxy.upstream.negative import Negative
 from iarproxy.upstream.registry import Upstream
 from iarproxy.upstream.retry import Allowance, Retry
