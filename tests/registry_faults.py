@@ -7,6 +7,7 @@ Rule 3: the first armed fault that matches a request is used, and only that one.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
@@ -70,7 +71,7 @@ NOTHING_WRONG = Fault()
 
 @dataclass
 class Armed:
-    """A fault and the requests it is meant for. `used` counts how many got it."""
+    """A fault and the requests it is meant for. `used` counts how many got it. `share` of them get it, by lot."""
 
     pattern: str
     fault: Fault
@@ -78,6 +79,8 @@ class Armed:
     times: int | None
     skip: int = 0
     used: int = 0
+    share: float = 1.0
+    lots: random.Random = field(default_factory=lambda: random.Random(1))
 
     def takes(self, method: str, path: str) -> bool:
         """Whether this request gets the fault; counts it if so."""
@@ -87,6 +90,8 @@ class Armed:
             self.skip -= 1
             return False
         if self.times is not None and self.used >= self.times:
+            return False
+        if self.share < 1 and self.lots.random() >= self.share:
             return False
         self.used += 1
         return True
@@ -105,10 +110,14 @@ class Faults:
         *,
         times: int | None = None,
         skip: int = 0,
+        share: float = 1.0,
         methods: frozenset[str] = frozenset({"GET", "HEAD"}),
     ) -> Armed:
-        """Arm `fault` for the next `times` requests (None: all) whose raw path matches the glob, after `skip` such."""
-        armed = Armed(pattern, fault, methods, times, skip)
+        """Arm `fault` for the next `times` requests (None: all) whose raw path matches the glob, after `skip` such.
+
+        `share`: only so many of them get it, always the same ones.
+        """
+        armed = Armed(pattern, fault, methods, times, skip, share=share)
         self._armed.append(armed)
         return armed
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TypeAlias
 
-_FAILURES = 5  # in a row
+_ENOUGH = 20  # failures in a row; no connection, or no answer in time, counts as `_SILENCE` of them
+_SILENCE = 4
 _BROKEN_BODIES = 5  # in a row
 _FIRST_REST, _LONGEST_REST = 1.0, 30.0  # seconds, doubled with each probe that fails
 _FIRST_HOLD, _LONGEST_HOLD = 1.0, 60.0  # seconds, after a 429 that names no time
@@ -83,7 +84,7 @@ class Door:
 
 
 class Breaker(Door):
-    """Shuts after `_FAILURES` failures in a row.
+    """Shuts after some failures in a row: soon where upstream is silent, seldom where it answers half of the time.
 
     Args:
         spread: how many subjects must have failed; a failure without a subject counts for all of them.
@@ -112,9 +113,9 @@ class Breaker(Door):
         self._failures, self._rest, self.since, self.reason = 0, _FIRST_REST, None, ""
         self._subjects.clear()
 
-    def failed(self, now: float, passage: Passage, reason: str, subject: str = "") -> bool:
-        """No answer came, or one that is a failure of upstream's; True: this shut the door."""
-        self._failures += 1
+    def failed(self, now: float, passage: Passage, reason: str, *, subject: str = "", silent: bool = True) -> bool:
+        """No answer came (`silent`), or one that is a failure of upstream's; True: this shut the door."""
+        self._failures += _SILENCE if silent else 1
         self.since = now if self.since is None else self.since
         self.reason = reason
         if len(self._subjects) < self._spread or not subject:
@@ -122,7 +123,7 @@ class Breaker(Door):
         if passage is Passage.PROBE:
             self._shut_for_a_while(now)
             return False
-        if self.until is not None or self._failures < _FAILURES or not self._is_spread():
+        if self.until is not None or self._failures < _ENOUGH or not self._is_spread():
             return False
         self._shut_for_a_while(now)
         return True

@@ -135,13 +135,13 @@ class Budget:
             passed.give_up()
             raise
         except UpstreamUnavailable as error:
-            self._failed(passed, str(error), everywhere=error.detail.get("phase") == "connect")
+            self._failed(passed, str(error), everywhere=error.detail.get("phase") == "connect", silent=True)
             raise
         except BaseException:
             if self._clock() - started < self._patience:
                 passed.give_up()
             else:
-                self._failed(passed, "it does not answer in time", everywhere=False)
+                self._failed(passed, "it does not answer in time", everywhere=False, silent=True)
             raise
         if self._answered(passed, response):
             await self._behind.now()
@@ -197,19 +197,19 @@ class Budget:
             else:
                 hold.answered(passed.through(hold))
         if response.status >= _SERVER_ERROR:
-            self._failed(passed, f"it answers {response.status}", everywhere=False)
+            self._failed(passed, f"it answers {response.status}", everywhere=False, silent=False)
         else:
             self._succeeded(passed.repository)
         return shutting is not None
 
-    def _failed(self, passed: _Pass, reason: str, *, everywhere: bool) -> None:
+    def _failed(self, passed: _Pass, reason: str, *, everywhere: bool, silent: bool) -> None:
         now = self._clock()
         passed.give_up()  # of the doors that are not shut by this
         subject = "" if everywhere else passed.repository
-        self._whole.failed(now, passed.through(self._whole), reason, subject)
+        self._whole.failed(now, passed.through(self._whole), reason, subject=subject, silent=silent)
         if subject:
             part = self._part(subject)
-            part.failed(now, passed.through(part), reason)
+            part.failed(now, passed.through(part), reason, silent=silent)
 
     def _succeeded(self, repository: str) -> None:
         self._whole.succeeded()

@@ -85,9 +85,13 @@ async def a_world(
     password_file: Path | None = None,
     max_size: int = 10**9,
     refusal: str = "error",
+    section: dict[str, Any] | None = None,
 ) -> AsyncIterator[World]:
-    """A mirror of `registry` whose store is in `folder`; what is there already is used."""
-    upstream = {"url": registry.url}
+    """A mirror of `registry` whose store is in `folder`; what is there already is used.
+
+    `section`: further keys of the upstream's section.
+    """
+    upstream = {"url": registry.url} | (section or {})
     if password_file is not None:
         upstream |= {"username": "robot", "password_file": str(password_file)}
     settings = config.parse(

@@ -27,6 +27,13 @@ def test_five_failures_in_a_row_shut_it() -> None:
     assert (7.0, "no connection") == (breaker.since, breaker.reason)
 
 
+def test_answers_count_less() -> None:
+    """Of an upstream that answers every second request with a failure, twenty in a row do not happen."""
+    breaker = _breaker()
+    shut = [breaker.failed(0.0, Passage.FREE, "it answers 503", silent=False) for _ in range(20)]
+    assert [False] * 19 + [True] == shut
+
+
 def test_exactly_one_probe() -> None:
     """When the rest is over one passes; the others wait for what becomes of it."""
     breaker = _breaker()
@@ -82,9 +89,9 @@ def test_what_was_under_way_before() -> None:
 def test_one_bad_subject_is_not_everything() -> None:
     """Failures of one repository alone do not shut what is for all; of two they do, and so does no connection."""
     one = _breaker(spread=2)
-    assert not any(one.failed(0.0, Passage.FREE, "500", "a/b") for _ in range(50))
+    assert not any(one.failed(0.0, Passage.FREE, "500", subject="a/b") for _ in range(50))
     assert one.admit(0.0) is Passage.FREE
-    assert one.failed(0.0, Passage.FREE, "500", "c/d")
+    assert one.failed(0.0, Passage.FREE, "500", subject="c/d")
     other = _breaker(spread=2)
     assert [False] * 4 + [True] == [other.failed(0.0, Passage.FREE, "no connection") for _ in range(5)]
 
