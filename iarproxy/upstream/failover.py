@@ -16,6 +16,8 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+import structlog
+
 from iarproxy.errors import (
     IarproxyError,
     Refused,
@@ -27,6 +29,8 @@ from iarproxy.errors import (
 )
 from iarproxy.oci import Digest
 from iarproxy.upstream.endpoint import Endpoint
+
+log = structlog.get_logger("iarproxy.upstream")
 
 T = TypeVar("T")
 
@@ -69,8 +73,15 @@ class Endpoints:
 
     def failed(self, endpoint: Endpoint, error: UpstreamUnavailable) -> None:
         """Take note that an endpoint gave no answer, or broke it off."""
-        if not isinstance(error, UpstreamWrong):
-            self._silent[endpoint] = self._clock() + _LAST_FOR
+        if isinstance(error, UpstreamWrong):
+            return
+        now = self._clock()
+        if len(self._all) > 1 and self._silent.get(endpoint, now) <= now:
+            seconds = round(_LAST_FOR)
+            log.warning(
+                "endpoint comes last", url=endpoint.source, upstream=endpoint.name, seconds=seconds, reason=str(error)
+            )
+        self._silent[endpoint] = now + _LAST_FOR
 
     def gave(self, endpoint: Endpoint, digest: Digest) -> None:
         """Take note that an endpoint sent all of a content. Who asks again did not get what the digest names."""

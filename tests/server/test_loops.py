@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from iarproxy.oci import Repository, Tag
+from iarproxy.server.head import read_head
 from iarproxy.upstream.via import MAX_HOPS, on_the_way, parse_via, pseudonym, via_header
 from serving import FakeMirror, serving
 
@@ -59,6 +60,14 @@ async def test_the_way_goes_with_what_is_asked_for_it(tmp_path: Path) -> None:
     async with serving(mirror, via=OWN) as served:
         await served.raw(f"{head}Via: 1.1 {OTHER}\r\n\r\n{head}Connection: close\r\n\r\n".encode())
     assert [{"Via": f"1.1 {OTHER}, 1.1 {OWN}"}, {"Via": f"1.1 {OWN}"}] == ways
+
+
+def test_a_way_keeps_no_request_from_the_fast_lane() -> None:
+    """What is held is answered from memory whoever asks: such an answer asks nobody, and ends any loop."""
+    head = f"GET {TARGET} HTTP/1.1\r\nHost: mirror.test\r\nVia: 1.1 {OTHER}, 1.1 squid (x)\r\n\r\n"
+    plain = read_head(head.encode())
+    assert plain is not None
+    assert TARGET == plain.target
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import logging
 from pathlib import Path
 
 import pytest
+import uvloop
 from yarl import URL
 
 from certificates import CertificateAuthority
@@ -50,6 +52,24 @@ async def test_https_goes_through_a_tunnel(tmp_path: Path, password: Path) -> No
     assert {LOGIN} == {each.headers["proxy-authorization"] for each in proxy.log}
     assert not [seen for seen in registry.log if "Proxy-Authorization" in seen.headers]
     assert not [each for each in proxy.log if "authorization" in each.headers]
+
+
+def test_a_tunnel_under_uvloop(tmp_path: Path) -> None:
+    """The same loop as in service: TLS begins inside the tunnel, and nothing is left open."""
+
+    async def pull() -> None:
+        authority = CertificateAuthority(tmp_path)
+        async with (
+            FakeProxy() as proxy,
+            FakeRegistry(tls=serving_with(authority, tmp_path)) as registry,
+            dialing(registry, ca_file=authority.path, proxy=proxy.url) as upstream,
+        ):
+            digest = registry.content.publish_blob("a/b", random_blob(300_000))
+            assert random_blob(300_000) == await whole(upstream, "a/b", digest)
+            assert ["CONNECT"] == [each.method for each in proxy.log]
+        await asyncio.sleep(0.05)
+
+    uvloop.run(pull())
 
 
 async def test_plain_http_goes_in_absolute_form(password: Path) -> None:
