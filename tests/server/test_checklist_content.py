@@ -87,7 +87,7 @@ async def test_items_28_and_29_head_tells_what_get_will_give(tmp_path: Path) -> 
         assert str(published.digest) == told.headers["docker-content-digest"]
         world.upstream.content.publish("library/app", "1", small_image(2))
         assert published.raw == (await world.ask("/v2/library/app/manifests/1")).body
-        await world.upstream.stop()
+        await world.leave_upstream(published)
         for method, body in (("HEAD", b""), ("GET", published.raw)):
             reply = await world.ask("/v2/library/app/manifests/1", method)
             assert (200, body, str(len(published.raw))) == (reply.status, reply.body, reply.headers["content-length"])
@@ -283,7 +283,7 @@ async def test_item_60_what_is_not_here_while_upstream_is_away(tmp_path: Path) -
     async with whole(tmp_path) as world:
         published = world.upstream.content.publish("library/app", "1", small_image())
         await world.ask("/v2/library/app/manifests/1")
-        await world.upstream.stop()
+        await world.leave_upstream(published)
         assert published.raw == (await world.ask("/v2/library/app/manifests/1")).body
         for target in ("manifests/2", f"manifests/{NO_DIGEST}", f"blobs/{NO_DIGEST}"):
             reply = await world.ask(f"/v2/library/app/{target}")

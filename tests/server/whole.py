@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from iarproxy import config
 from iarproxy.cli.wiring import Rooms, open_rooms, routes_of
 from iarproxy.metrics import Metrics
+from iarproxy.oci import Digest
 from iarproxy.server.sending import Pace
+from images import Published
 from registry import FakeRegistry
-from serving import Reply, Served, serving
+from serving import Reply, Served, serving, until
 
 HUB, OTHER = "docker.io", "registry.example.com"
 
@@ -32,6 +36,12 @@ class Whole:
     async def ask(self, target: str, method: str = "GET", *lines: str) -> Reply:
         """One request on a connection of its own, with these header lines."""
         return Reply.parse(await self.served.raw(head(target, method, *lines, "Connection: close")))
+
+    async def leave_upstream(self, published: Published) -> None:
+        """Stop upstream, once what a pin of this image brings in the background is here."""
+        config = Digest.parse(orjson.loads(published.raw)["config"]["digest"])
+        await until(lambda: self.rooms.store.find(config) is not None, 20)
+        await self.upstream.stop()
 
     def outcomes(self) -> list[tuple[str, int, str]]:
         """Of each answer so far: kind of path, status, how it ended."""
