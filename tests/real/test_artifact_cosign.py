@@ -90,7 +90,7 @@ def pushed(upstream: Upstream, repository: str, text: str) -> tuple[Image, str]:
 
 @every_scheme
 @every_upstream
-@pytest.mark.proves("explicit name", "tag", "digest", "referrers")
+@pytest.mark.proves("explicit name", "tag", "digest", "referrers", "media types")
 def test_verify(world: ArtifactWorld, cosign: Cosign, name: str, scheme: str) -> None:
     """A signature is found through the mirror, by tag and by digest, and is one of the image that we serve."""
     upstream, repository = world.upstreams[name], f"team/{scheme}"

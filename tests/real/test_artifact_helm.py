@@ -57,7 +57,7 @@ def helm(tmp_path: Path) -> Helm:
 
 
 @every_upstream
-@pytest.mark.proves("explicit name", "tag")
+@pytest.mark.proves("explicit name", "tag", "media types")
 def test_by_version(world: ArtifactWorld, helm: Helm, name: str) -> None:
     """An exact version comes as it was pushed; one with `+` is found under its tag with `_`."""
     upstream = world.upstreams[name]

@@ -67,7 +67,7 @@ def verify(reference: str) -> list[str]:
 
 
 @every_upstream
-@pytest.mark.proves("explicit name", "tag", "digest", "referrers")
+@pytest.mark.proves("explicit name", "tag", "digest", "referrers", "media types")
 def test_verify(world: ArtifactWorld, notation: Notation, name: str) -> None:
     """A signature is found through the mirror, by tag and by digest, and listed."""
     upstream = world.upstreams[name]

@@ -102,6 +102,8 @@ def test_bytes(world: ArtifactWorld, shape: str) -> None:
 
 
 @pytest.mark.real("crane")
+@pytest.mark.client("crane", "crane", "version")
+@pytest.mark.proves("media types")
 @pytest.mark.parametrize("shape", shapes())
 def test_crane_copies(world: ArtifactWorld, tools: Tools, shape: str) -> None:
     """Crane copies each shape from the mirror to another registry, unchanged."""
@@ -113,6 +115,8 @@ def test_crane_copies(world: ArtifactWorld, tools: Tools, shape: str) -> None:
 
 
 @pytest.mark.real("oras")
+@pytest.mark.client("oras", "oras", "version")
+@pytest.mark.proves("media types")
 @pytest.mark.parametrize("shape", shapes())
 def test_oras_copies(world: ArtifactWorld, tools: Tools, shape: str) -> None:
     """Oras copies each shape from the mirror to another registry, unchanged, but for one that points to nothing."""
