@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from iarproxy.cli.setup import buildkit, checking, containerd, docker, hosts_toml, k3s, podman, probing, writing
 from iarproxy.cli.setup.checking import Arrival, Held, Report, Verdict
@@ -137,8 +139,13 @@ def test_daemon_json(tmp_path: Path) -> None:
     texts = [each.text for each in docker.inspect(wish)]
     assert any("https://other is asked before" in each for each in texts)
     assert any("ghcr.io are asked directly" in each for each in texts)
+    told = docker.inspect(replace(wish, mirrors=()))
+    assert any("the daemon has not read it yet" in each.text for each in told)
     beside = docker.inspect(replace(wish, store=ImageStore.CONTAINERD, version=(28, 5)))
     assert any("has registry-mirrors beside hosts.toml" in each.text for each in beside)
+    file.write_text("{}")  # a flag of the daemon tells it
+    by_flag = docker.inspect(Wish(MIRROR, tmp_path, mirrors=("http://127.0.0.1:5000",)))
+    assert [Weight.OPEN] == weights(by_flag)
     file.write_text("{")
     assert [Weight.WRONG] == weights(docker.inspect(wish))
 
@@ -223,6 +230,40 @@ def test_nothing_is_said_of_what_we_write(tmp_path: Path) -> None:
             plan = client.plan(wish := replace(wish, fall=Fall.OPEN))
         writing.write(plan.changes)
         assert Weight.WRONG not in weights(client.inspect(wish, person)), client.name
+
+
+KEYS = ["server", "host", "capabilities", "registry", "mirror", "mirrors", "prefix", "location", "insecure", "blocked"]
+KEYS += ["plugins", "io.containerd.grpc.v1.cri", "config_path", "version", "disabled_plugins", "registry-mirrors"]
+KEYS += ["docker.io", "http://127.0.0.1:5000", "127.0.0.1:5000", "http"]
+names = st.sampled_from(KEYS)
+shapes = st.recursive(
+    st.booleans() | st.integers(0, 4) | names | st.sampled_from(["http://[", "http://m:99999", ""]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def spelled(value: Any) -> str:
+    """A value in TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {spelled(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(spelled, value)) + "]"
+    return json.dumps(value)
+
+
+@given(document=st.dictionaries(names, shapes, max_size=5))
+def test_files_of_any_shape(tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]) -> None:
+    """A file that parses and means nothing is told of; no shape of it ends the check."""
+    folder = tmp_path_factory.mktemp("shapes")
+    text = "".join(f"{json.dumps(key)} = {spelled(value)}\n" for key, value in document.items())
+    (folder / "docker.io").mkdir()
+    for name in ("docker.io/hosts.toml", "registries.conf", "buildkitd.toml", "config.toml"):
+        (folder / name).write_text(text)
+    (folder / "daemon.json").write_text(json.dumps(document))
+    wish = Wish(MIRROR, folder, config_file=folder / "config.toml", version=NEW)
+    for inspect in (containerd.inspect, docker.inspect, buildkit.inspect, lambda each: podman.inspect(each, {})):
+        assert isinstance(inspect(wish), list)
 
 
 # --- who answers at the address --------------------------------------------------------------------------------------
@@ -383,6 +424,7 @@ PROOF = checking.Proof("ctr", "docker.io", Arrival.PROVEN, Held.HELD, "")
         (Report((), (PROOF, replace(PROOF, held=Held.BYPASSED))), Verdict.BYPASSED),
         (Report((), (PROOF, replace(PROOF, arrival=Arrival.FAILED, held=None))), Verdict.WRONG),
         (Report((), (), ("no ctr",)), Verdict.UNPROVEN),
+        (Report((), (PROOF,), ("no crictl",)), Verdict.PROVEN),
         (Report(()), Verdict.UNPROVEN),
     ],
 )

@@ -339,6 +339,14 @@ def test_address(client: str, listen: list[str], url: str) -> None:
     assert (url, True) == (found.url, "docker.io" in found.registries)
 
 
+def test_where_this_machine_asks() -> None:
+    """A name that only a virtual machine knows stands for our own listener; any other address is asked as it is."""
+    settings = config(listen=["0.0.0.0:5005"])
+    desktop = addressing.mirror(settings, CLIENTS["docker-desktop"], None, None, ())
+    assert "http://127.0.0.1:5005" == addressing.local_url(settings, desktop)
+    assert "http://10.0.0.1:5005" == addressing.local_url(settings, replace(desktop, authority="10.0.0.1:5005"))
+
+
 def test_address_of_a_bound_listener() -> None:
     """A listener that serves one upstream alone is not given to clients of all."""
     settings = config(listen=["127.0.0.1:5003", "127.0.0.1:5000"], bind={"127.0.0.1:5003": "quay.io"})

@@ -118,6 +118,8 @@ def test_what_is_written_is_what_it_reads(stage: SetupStage, suite: str) -> None
         strict = asked.check()
         assert (0, []) == (strict.code, stage.reached()), strict
         assert "proven: pulls arrive here" in strict.out
+        left = client.run("ctr", "--address", client.folder / "ctd.sock", "namespaces", "list", "--quiet").said
+        assert "iarproxy-check" not in left
 
         asked.file.write_text(f'server = "http://127.0.0.1:{stage.proxy.port}"\n')
         alone = asked.check()

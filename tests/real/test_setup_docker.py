@@ -89,6 +89,7 @@ def test_classic_store(stage: SetupStage) -> None:
         checked = asked.setup("--check")
         assert 3 == checked.code, checked
         assert "a pull arrives here; a refusal is bypassed" in checked.out
+        assert "iarproxy-check" not in client._docker("images").said
         assert asks_hub(stage.reached())
         strict = asked.setup("--strict", "--write")
         assert (1, True) == (strict.code, "There is no strict form" in strict.out)
@@ -97,11 +98,15 @@ def test_classic_store(stage: SetupStage) -> None:
 
 
 def test_classic_store_not_set_up(stage: SetupStage) -> None:
-    """Without a mirror the pull goes to Docker Hub, and the check says so."""
+    """Without a mirror, or before the daemon read of it, the pull goes to Docker Hub, and the check says so."""
     with Classic(stage.place()) as client:
         asked = _SetUp(stage, client)
         (asked.root / "daemon.json").write_text("{}")
         client.launch()
+        asked.setup("--write")
+        unread = asked.setup("--check")
+        assert (1, True) == (unread.code, "the daemon has not read it yet" in unread.out), unread
+        asked.setup("--undo")
         checked = asked.setup("--check")
         assert 1 == checked.code, checked
         assert "registry-mirrors does not name" in checked.out

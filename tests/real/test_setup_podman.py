@@ -66,6 +66,8 @@ def test_what_is_written_is_what_it_reads(stage: SetupStage, program: str, suite
 
         assert 0 == asked.setup(program, "--undo").code
         assert not asked.root.exists()
+        if program != "skopeo":
+            assert "iarproxy-check" not in client.run(program, "images").said
 
 
 @pytest.mark.real("podman")

@@ -78,9 +78,10 @@ def inspect(wish: Wish) -> list[Finding]:
     """What BuildKit would do."""
     path = wish.folder / FILE
     try:
-        blocks = tomllib.loads(path.read_text()).get("registry", {})
+        named = tomllib.loads(path.read_text()).get("registry")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         return [Finding(Weight.WRONG, str(path), f"cannot be read ({error})")]
+    blocks = {key: each for key, each in named.items() if isinstance(each, dict)} if isinstance(named, dict) else {}
     found = [each for registry in wish.mirror.registries for each in _judge(registry, blocks, wish.mirror, path)]
     own = blocks.get(wish.mirror.authority, {})
     if wish.mirror.plain and not own.get("http") and not wish.mirror.is_loopback:
@@ -94,7 +95,8 @@ def _judge(registry: str, blocks: dict[str, Any], mirror: Mirror, path: Path) ->
         return Finding(weight, str(path), text, registry)
 
     block = blocks.get(registry, {})
-    mirrors = [str(each) for each in block.get("mirrors", [])]
+    listed = block.get("mirrors")
+    mirrors = [str(each) for each in listed] if isinstance(listed, list) else []
     ours = [each for each in mirrors if each.partition("/")[0] == mirror.authority]
     if not ours:
         return [say(Weight.WRONG, f"has no mirror at {mirror.authority}: pulls go to the real registry")]

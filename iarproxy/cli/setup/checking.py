@@ -114,7 +114,7 @@ class Report:
             return Verdict.WRONG
         if any(each.held is Held.BYPASSED for each in self.proofs):
             return Verdict.BYPASSED
-        return Verdict.PROVEN if self.proofs and not self.absent else Verdict.UNPROVEN
+        return Verdict.PROVEN if self.proofs else Verdict.UNPROVEN
 
 
 def check(
@@ -124,7 +124,7 @@ def check(
 
     Args:
         findings: what the client's files say.
-        pullers: the programs; one that is not there counts only where no other proved anything.
+        pullers: the programs; one that is not there is told, and proves nothing.
         promised: what the mirror answers, by registry.
         nonce: what the probe's tags end with.
     """
@@ -137,4 +137,4 @@ def check(
             proofs += [prove(puller, each, nonce, promise, told) for each, promise in promised.items()]
         else:
             absent.append(missing.why)
-    return Report(told, tuple(proofs), () if proofs else tuple(absent))
+    return Report(told, tuple(proofs), tuple(absent))

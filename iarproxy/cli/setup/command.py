@@ -10,7 +10,9 @@ from __future__ import annotations
 import secrets
 import string
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
+from glob import escape
 from pathlib import Path
 from typing import Annotated
 
@@ -33,8 +35,8 @@ from iarproxy.cli.setup.plan import (
     parse_version,
 )
 from iarproxy.cli.setup.probing import Style
-from iarproxy.cli.setup.programs import Ran, run, version_of
-from iarproxy.cli.setup.pulling import pullers
+from iarproxy.cli.setup.programs import ask_dockerd, version_of
+from iarproxy.cli.setup.pulling import Puller, pullers
 from iarproxy.cli.setup.writing import Standing
 from iarproxy.errors import Refused, Unavailable
 from iarproxy.oci import DOCKER_HUB
@@ -110,25 +112,29 @@ def setup(
         raise typer.BadParameter("--push goes with --strict; the ordinary form lets pushes pass anyway")
     if client not in CLIENTS:
         raise typer.BadParameter(f"no client {client!r}; there are {', '.join(CLIENTS)}")
-    chosen, person, settings = CLIENTS[client], this_person(), load(config)
+    chosen, person = CLIENTS[client], this_person()
     folder = root or chosen.folder(person)
     main = config_file or (folder / chosen.config_file if chosen.config_file and root is None else None)
     main = Path(main).parent.resolve() / main.name if main else None
     if undo:
-        _undo([*(str(folder / each) for each in chosen.places), *([str(main)] if main else [])], as_json=json)
+        _undo([*(f"{escape(str(folder))}/{each}" for each in chosen.places), *_alone(main)], as_json=json)
         return
+    settings = load(config)
+    daemon = ask_dockerd() if chosen.name in ("docker", "docker-desktop") else None
     wish = Wish(
         addressing.mirror(settings, chosen, url, ca_file, registry),
         folder,
         (Fall.DIGESTS if push else Fall.NONE) if strict else Fall.OPEN,
         main,
-        parse_version(version) if version else version_of(chosen.version),
-        store or _store(chosen),
+        parse_version(version) if version else (daemon.version if daemon else version_of(chosen.version)),
+        store or (daemon.store if daemon and chosen.name == "docker" else None),  # Desktop's certs.d is out of reach
+        daemon.mirrors if daemon else None,
         image,
     )
     if check:
-        findings, local = chosen.inspect(wish, person), addressing.local_url(settings, wish.mirror)
-        _check(chosen, wish, findings, local, argument, rooted=root is not None, as_json=json)
+        local = addressing.local_url(settings, wish.mirror)
+        made = partial(pullers, chosen.programs, wish, argument, rooted=root is not None)
+        _check(chosen, wish, chosen.inspect(wish, person), partial(_prove, chosen, wish, local, made), as_json=json)
     else:
         _plan(chosen, wish, write=write, overwrite=overwrite, as_json=json)
 
@@ -140,15 +146,9 @@ def _list_clients(*, as_json: bool) -> None:
     print_table(["CLIENT", "WHAT"], [[each.name, each.summary] for each in CLIENTS.values()], empty="none")
 
 
-def _store(client: Client) -> ImageStore | None:
-    """Which image store the daemon has, as it says; None: it does not, or is none."""
-    if client.name != "docker":
-        return None
-    match run(["docker", "info", "--format", "{{json .DriverStatus}}"], patience=15.0):
-        case Ran(code=0, out=told):
-            return ImageStore.CONTAINERD if "io.containerd.snapshotter" in told else ImageStore.CLASSIC
-        case _:
-            return None
+def _alone(path: Path | None) -> list[str]:
+    """The pattern that finds one file."""
+    return [escape(str(path))] if path else []
 
 
 def _plan(client: Client, wish: Wish, *, write: bool, overwrite: bool, as_json: bool) -> None:
@@ -183,30 +183,39 @@ def _undo(places: list[str], *, as_json: bool) -> None:
 
 
 def _check(
-    client: Client, wish: Wish, findings: list[Finding], local: str, arguments: Sequence[str], **how: bool
+    client: Client, wish: Wish, findings: list[Finding], prove: Callable[[list[Finding]], Report], *, as_json: bool
 ) -> None:
-    """Ask the mirror, then run each program. `how`: `rooted` and `as_json`."""
-    style = _style(client, wish)
-    nonce = "".join(secrets.choice(_NONCE) for _ in range(16))
-    registries = [DOCKER_HUB] if style is Style.PLAIN or EVERY in wish.mirror.registries else wish.mirror.registries
-    report, silent = Report(tuple(findings)), None
+    silent = None
     try:
-        promised = {each: probing.ask(local, wish.mirror, each, nonce, style) for each in registries}
+        report = prove(findings)
     except Unavailable as error:
         report, silent = Report(tuple(findings), absent=(str(error),)), error
-    else:
-        with tempfile.TemporaryDirectory(prefix="iarproxy-check-") as scratch:
-            programs = pullers(client.programs, wish, arguments, Path(scratch), rooted=how["rooted"])
-            report = checking.check(findings, programs, promised, nonce)
-        if not client.programs:
-            report = Report(tuple(findings), absent=(_by_hand(client, registries[0], nonce),))
-    if how["as_json"]:
+    if as_json:
         print_json(showing.check_as_json(client.name, wish, report))
     else:
         showing.show_check(report, wish.mirror.url)
     if silent is not None:
         raise silent
     stop(_EXITS[report.verdict])
+
+
+def _prove(
+    client: Client, wish: Wish, local: str, made: Callable[[Path], list[Puller]], findings: list[Finding]
+) -> Report:
+    """Ask the mirror at `local`, then run each program; `made` gives them a folder for what they write.
+
+    Raises:
+        Unavailable: the mirror does not answer as it should.
+    """
+    style, registries = _style(client, wish), wish.mirror.registries
+    nonce = "".join(secrets.choice(_NONCE) for _ in range(16))
+    if style is Style.PLAIN or EVERY in registries:
+        registries = (wish.mirror.default or DOCKER_HUB,)
+    promised = {each: probing.ask(local, wish.mirror, each, nonce, style) for each in registries}
+    if not client.programs:
+        return Report(tuple(findings), absent=(_by_hand(client, registries[0], nonce),))
+    with tempfile.TemporaryDirectory(prefix="iarproxy-check-") as scratch:
+        return checking.check(findings, made(Path(scratch)), promised, nonce)
 
 
 def _by_hand(client: Client, registry: str, nonce: str) -> str:

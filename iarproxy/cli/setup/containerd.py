@@ -72,7 +72,7 @@ def _config_path(file: Path, folder: Path, version: Version | None) -> Merged:
             number = 3 if version is not None and version >= _READS_3 else 2
             data = f"version = {number}\n".encode()
         else:
-            number = document.get("version", 1)
+            number = _format(document)
         if number not in _SECTIONS:
             raise Refused(f"{file}: version {number} of the format; run `containerd config migrate`, or use --root")
         _refuse_others(file, _at(document, _SECTIONS[number]), folder)
@@ -85,6 +85,12 @@ def _config_path(file: Path, folder: Path, version: Version | None) -> Merged:
         f'  config_path = "{folder}"\n'
     )
     return Merged(file, shown, merge)
+
+
+def _format(document: dict[str, Any]) -> int:
+    """Which version of the format a config.toml has."""
+    number = document.get("version", 1)
+    return number if isinstance(number, int) else 1
 
 
 def _disabled(document: dict[str, Any]) -> set[str]:
@@ -139,14 +145,14 @@ def _inspect_config(file: Path, folder: Path, version: Version | None) -> list[F
         return [Finding(Weight.WRONG, str(file), f"cannot be read ({error})")]
     if "cri" in _disabled(document):
         return [Finding(Weight.NOTE, str(file), "CRI is switched off: only ctr, nerdctl and the like pull here")]
-    section = _at(document, _SECTIONS.get(document.get("version", 1), ("plugins", "cri", "registry")))
+    section = _at(document, _SECTIONS.get(_format(document), ("plugins", "cri", "registry")))
     wrong = _wrong_in(section, folder, version)
     return [Finding(Weight.WRONG, str(file), wrong)] if wrong else []
 
 
 def _wrong_in(section: dict[str, Any], folder: Path, version: Version | None) -> str | None:
     """Why CRI would not read hosts.toml below `folder`; None: it does."""
-    path = section.get("config_path") or ""
+    path = str(section.get("config_path") or "")
     if section.get("mirrors"):
         return "registry.mirrors is the old form, which always ends at the real registry; remove it"
     if ":" in path or (not path and version is not None and version >= _LIST_BY_DEFAULT):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from iarproxy.cli.setup import hosts_toml
 from iarproxy.cli.setup.merging import read_json, with_first
@@ -63,6 +62,8 @@ def plan(wish: Wish) -> Plan:
         "there is no strict form: what the mirror refuses, and all while it is down, dockerd asks of Docker Hub",
         *([f"dockerd mirrors docker.io alone; write {mirror.authority}/REGISTRY/NAME for {names}"] if others else []),
     ]
+    if wish.store is None:
+        notes.append("no daemon answers: taken for the classic image store; --store containerd for the other one")
     return Plan((*_daemon_json(wish.folder / "daemon.json", mirror), *_certificates(wish)), (_RELOAD,), tuple(notes))
 
 
@@ -151,13 +152,14 @@ def inspect(wish: Wish) -> list[Finding]:
         document = {}
     except (Refused, OSError) as error:
         return [Finding(Weight.WRONG, str(daemon), f"cannot be read: {error}")]
-    mirrors = document.get("registry-mirrors") or []
+    written = document.get("registry-mirrors") or []
+    mirrors = [str(each).rstrip("/") for each in written] if isinstance(written, list) else []
     if reads_hosts_toml(wish):
         return _inspect_hosts(wish, daemon, mirrors)
-    return _inspect_mirrors(wish.mirror, daemon, mirrors)
+    return _inspect_mirrors(wish, daemon, mirrors)
 
 
-def _inspect_hosts(wish: Wish, daemon: Path, mirrors: Any) -> list[Finding]:
+def _inspect_hosts(wish: Wish, daemon: Path, mirrors: list[str]) -> list[Finding]:
     found = [
         each
         for registry in wish.mirror.registries
@@ -169,15 +171,18 @@ def _inspect_hosts(wish: Wish, daemon: Path, mirrors: Any) -> list[Finding]:
     return found
 
 
-def _inspect_mirrors(mirror: Mirror, daemon: Path, mirrors: Any) -> list[Finding]:
-    urls = [str(each).rstrip("/") for each in mirrors] if isinstance(mirrors, list) else []
+def _inspect_mirrors(wish: Wish, daemon: Path, written: list[str]) -> list[Finding]:
+    """By daemon.json, or by what the daemon says, which its flags may have told."""
+    mirror, mirrors = wish.mirror, written if wish.mirrors is None else list(wish.mirrors)
     open_ = "what we refuse is asked of Docker Hub next; dockerd with this image store has no strict form"
     found = [Finding(Weight.OPEN, str(daemon), open_, DOCKER_HUB)]
-    if mirror.url not in urls:
-        text = f"registry-mirrors does not name {mirror.url} (a flag of dockerd may: see `docker info`)"
+    if mirror.url not in mirrors:
+        text = f"registry-mirrors does not name {mirror.url}: pulls go to Docker Hub"
+        if mirror.url in written:
+            text = f"names {mirror.url}, but the daemon has not read it yet: {_RELOAD}"
         return [Finding(Weight.WRONG, str(daemon), text, DOCKER_HUB), *found]
-    if urls[0] != mirror.url:
-        found.append(Finding(Weight.NOTE, str(daemon), f"{urls[0]} is asked before {mirror.url}", DOCKER_HUB))
+    if mirrors[0] != mirror.url:
+        found.append(Finding(Weight.NOTE, str(daemon), f"{mirrors[0]} is asked before {mirror.url}", DOCKER_HUB))
     others = [each for each in mirror.registries if each != DOCKER_HUB]
     if others:
         text = f"dockerd mirrors docker.io alone: {', '.join(others)} are asked directly"

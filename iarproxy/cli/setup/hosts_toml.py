@@ -108,10 +108,10 @@ def judge(folder: Path, registry: str, mirror: Mirror, version: Version | None, 
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         text = f"cannot be read ({error}): {dialect.name} ignores it silently and asks the real registry"
         return [Finding(Weight.WRONG, str(path), text, registry)]
-    return [
-        Finding(weight, str(path), text, registry)
-        for weight, text in _judge(document, registry, mirror, version, dialect)
-    ]
+    said = [*_judge(document, registry, mirror, version, dialect)]
+    if any(found.glob("*.crt")) or any(found.glob("*.cert")):
+        said.append((Weight.NOTE, "the certificates beside it are not read while it is there: name them in it by `ca`"))
+    return [Finding(weight, str(path), text, registry) for weight, text in said]
 
 
 def _judge(
@@ -184,16 +184,16 @@ def _behind(
         )
 
 
-def _words(block: dict[str, Any]) -> list[Any]:
+def _words(block: dict[str, Any]) -> list[str]:
     words = block.get("capabilities", [])
-    return words if isinstance(words, list) else [words]
+    return [str(each) for each in words] if isinstance(words, list) else [str(words)]
 
 
 def _same(url: str, mirror: Mirror) -> bool:
     """Whether a host of the file is our address, however the loopback is spelled."""
-    parts = urlsplit(url if "://" in url else f"https://{url}")
     ours = urlsplit(mirror.url)
     try:
+        parts = urlsplit(url if "://" in url else f"https://{url}")
         ports = [each.port or {"http": 80, "https": 443}.get(each.scheme) for each in (parts, ours)]
     except ValueError:
         return False

@@ -96,6 +96,7 @@ class Wish:
         folder: the client's configuration folder.
         config_file: the client's main configuration file, where it has one beside the folder; None: leave it alone.
         version: of the client program; None: not known.
+        mirrors: those that dockerd says it has; None: it was not asked, or did not say.
         image: what a Kubernetes node writes the files with.
     """
 
@@ -105,6 +106,7 @@ class Wish:
     config_file: Path | None = None
     version: Version | None = None
     store: ImageStore | None = None
+    mirrors: tuple[str, ...] | None = None
     image: str = IMAGE
 
     @property

@@ -94,7 +94,7 @@ def _read(
             document = tomllib.loads(file.read_text())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise Refused(f"{file}: cannot be read ({error}); these programs stop at it") from error
-        for entry in document.get("registry", []):
+        for entry in _tables(document.get("registry")):
             entries[str(entry.get("prefix") or entry.get("location"))] = (file, entry)
     return entries
 
@@ -110,7 +110,7 @@ def _judge(registry: str, entries: Mapping[str, tuple[Path, dict[str, Any]]], wi
         return Finding(weight, str(path), text, registry)
 
     place, ours = f"{wish.mirror.authority}/{registry}", wish.mirror
-    mirrors = [each for each in entry.get("mirror", []) if isinstance(each, dict)]
+    mirrors = _tables(entry.get("mirror"))
     places = [str(each.get("location", "")) for each in mirrors]
     remapped = str(entry.get("location", "")) == place
     if not remapped and place not in places:
@@ -127,6 +127,11 @@ def _judge(registry: str, entries: Mapping[str, tuple[Path, dict[str, Any]]], wi
     longer = [each for each in entries if each.startswith(f"{registry}/")]
     found += [say(Weight.NOTE, f"{each} has an entry of its own") for each in longer]
     return found
+
+
+def _tables(value: object) -> list[dict[str, Any]]:
+    """The tables of what should be an array of tables."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _matches(prefix: str, name: str) -> bool:

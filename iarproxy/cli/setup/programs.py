@@ -5,6 +5,7 @@ Rule: a program that does not end in time is ended with all that it started.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
-from iarproxy.cli.setup.plan import Version, parse_version
+from iarproxy.cli.setup.plan import ImageStore, Version, parse_version
 
 _PATIENCE = 120.0  # seconds for a pull of a few hundred bytes, with all of a client's tries
 _LOOK = 15.0
@@ -88,6 +89,30 @@ def _wait(process: subprocess.Popen[bytes], patience: float) -> int | None:
 def _text(file: IO[bytes]) -> str:
     file.seek(max(0, file.seek(0, os.SEEK_END) - _MAX))
     return file.read(_MAX).decode(errors="replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """What a dockerd says of itself. `mirrors`: as it has them now, from its file or its flags."""
+
+    version: Version | None
+    store: ImageStore
+    mirrors: tuple[str, ...]
+
+
+def ask_dockerd() -> Daemon | None:
+    """What the dockerd of this environment says; None: none answers."""
+    wanted = "{{.ServerVersion}}\n{{json .DriverStatus}}\n{{json .RegistryConfig.Mirrors}}"
+    asked = run(["docker", "info", "--format", wanted], patience=_LOOK)
+    if isinstance(asked, NotInstalled) or not asked.well:
+        return None
+    version, status, mirrors = (asked.out + "\n\n").split("\n", 2)
+    store = ImageStore.CONTAINERD if "io.containerd.snapshotter" in status else ImageStore.CLASSIC
+    try:
+        named = json.loads(mirrors) or []
+    except ValueError:
+        named = []
+    return Daemon(parse_version(version), store, tuple(str(each).rstrip("/") for each in named))
 
 
 def version_of(command: Sequence[str]) -> Version | None:
