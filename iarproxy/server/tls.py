@@ -140,7 +140,7 @@ class Tls:
     async def _read(self, look: Look) -> None:
         try:
             self._identity = await asyncio.to_thread(read_identity, self._identity.files)
-        except (ConfigError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever the files hold, what was read last goes on
             self._unusable = look
             self._say("error", "the new certificate cannot be used; the old one stays", reason=str(error))
             return
@@ -194,12 +194,15 @@ def _read(path: Path, key: str) -> tuple[bytes, int]:
 def _read_chain(path: Path) -> list[x509.Certificate]:
     data, _ = _read(path, "server.tls.cert_file")
     try:
-        return x509.load_pem_x509_certificates(data)
-    except ValueError as error:
+        chain = x509.load_pem_x509_certificates(data)
+        chain[0].public_key()
+        min(each.not_valid_after_utc for each in chain)
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(
             f"server.tls.cert_file: {path} holds no PEM certificate; give the server's certificate and those between"
             " it and its authority"
         ) from error
+    return chain
 
 
 def _check_key(files: TlsFiles) -> int:
@@ -237,12 +240,12 @@ def _trust(context: ssl.SSLContext, authority: Path, *, required: bool) -> None:
 
 
 def _remarks(files: TlsFiles, leaf: x509.Certificate, mode: int) -> list[str]:
-    found = []
+    found: list[str] = []
     if mode & (stat.S_IROTH | stat.S_IWGRP | stat.S_IWOTH):  # no refusal: a Kubernetes secret is mounted so
         found.append(f"{files.key} is open to other users (mode {stat.S_IMODE(mode):04o}); chmod 0640 or less")
     try:
         leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, ValueError):
         found.append(f"{files.certificate} names no host (subjectAltName); most clients will refuse it")
     return found
 

@@ -16,6 +16,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from certificates import CertificateAuthority, Pair
@@ -374,6 +376,28 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path: Path, what: str) -> No
     assert line.startswith(WRONG[what].format(c=tmp_path / "c", k=tmp_path / "k", a=tmp_path / "authority.crt"))
     assert "\n" not in line
     assert "BEGIN" not in line
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    """Files that fit."""
+    return _write(tmp_path_factory.mktemp("pristine"), "nothing")
+
+
+@given(st.integers(0, 2), st.integers(0, 10_000), st.integers(0, 40), st.binary(max_size=8))
+def test_files_of_any_content(pristine: TlsFiles, which: int, at: int, cut: int, put: bytes) -> None:
+    """Whatever bytes change in certificate, key or authority: it is read, or refused in one line, and nothing else."""
+    assert pristine.client_ca is not None
+    path = (pristine.certificate, pristine.key, pristine.client_ca)[which]
+    kept = path.read_bytes()
+    at %= len(kept)
+    path.write_bytes(kept[:at] + put + kept[at + cut :])
+    try:
+        read_identity(pristine)
+    except ConfigError as error:
+        assert "\n" not in str(error)  # noqa: PT017  # both endings are right
+    finally:
+        path.write_bytes(kept)
 
 
 @pytest.mark.parametrize(("mode", "count"), [(0o600, 0), (0o640, 0), (0o644, 1), (0o660, 1)])
