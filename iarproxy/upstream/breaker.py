@@ -171,6 +171,12 @@ class Hold(Door):
             self.open()
             self._next = _FIRST_HOLD
 
+    def admit(self, now: float) -> Admission:
+        """As `Door.admit`; a clock that was set back does not make the hold longer than its bound."""
+        if self.until is not None and self.until - now > _LONGEST_ASKED:
+            self.shut(now + _LONGEST_ASKED)
+        return super().admit(now)
+
     def adopt(self, now: float, until: float) -> None:
         """Another worker was told to wait until then."""
         until = min(until, now + _LONGEST_ASKED)

@@ -82,8 +82,9 @@ class Budget:
         url: the endpoint's; its origin is the key under which workers share what it said.
         spending: is told each request.
         patience: seconds without an answer after which a request that is given up was a failure.
-        now: aware UTC. `clock`: monotonic seconds.
+        now: aware UTC; holds and quotas are told in it. `clock`: monotonic seconds, for failures.
         turned_away: is called with a word for the reason.
+        who: names the endpoint in messages; empty: as the upstream.
     """
 
     def __init__(
@@ -98,9 +99,12 @@ class Budget:
         patience: float = 10.0,
         turned_away: Callable[[str], None] = lambda _: None,
         jitter: Callable[[], float] = random.random,
+        who: str = "",
     ) -> None:
         self._name = name
         self._origin = str(url.origin())
+        self._who = who or name
+        self._key = f"budget {self._who} {self._origin}"
         self._cache = cache
         self._spending = spending
         self._now = now
@@ -115,17 +119,22 @@ class Budget:
         self._told_at = 0.0  # when the quota was told, in seconds since 1970
         self._looked = float("-inf")
         self._behind = Behind(self._share, _SHARE_EVERY)
+        self._beside: dict[str, Budget] = {}
 
     # --- one request -------------------------------------------------------------------------------------------------
 
-    async def through(self, method: str, url: URL, send: Send) -> aiohttp.ClientResponse:
+    async def through(
+        self, method: str, url: URL, send: Send, *, about: tuple[Kind, str] | None = None
+    ) -> aiohttp.ClientResponse:
         """The answer to a request to this endpoint's origin, sent by `send` if that may be.
+
+        `about`: kind and repository of the request; None: the URL tells.
 
         Raises:
             UpstreamHeld, UpstreamDown: it may not. Else what `send` raises.
         """
         await self._look()
-        kind, repository = kind_of(method, url)
+        kind, repository = about or kind_of(method, url)
         passed = self._admit(kind, repository)
         self._spending.count(repository, kind)
         started = self._clock()
@@ -153,14 +162,13 @@ class Budget:
         Raises:
             UpstreamHeld, UpstreamDown: one is shut.
         """
-        now = self._clock()
         doors: list[Door] = [self._hold] if kind is Kind.BLOB else [self._hold, self._quota_hold]
         doors.append(self._whole)
         if (part := self._parts.get(repository)) is not None:
             doors.append(part)
         passed: list[tuple[Door, Passage]] = []
         for door in doors:
-            admitted = door.admit(now)
+            admitted = door.admit(self._clock() if isinstance(door, Breaker) else self._today())
             if isinstance(admitted, Shut):
                 _Pass(kind, repository, tuple(passed)).give_up()
                 raise self._refusal(door, admitted, repository)
@@ -171,19 +179,19 @@ class Budget:
         seconds = max(1, round(shut.seconds))
         if not isinstance(door, Breaker):
             self._turned_away("held")
-            text = f"{self._name} said that it is asked too much; it is not asked again for {seconds} s"
+            text = f"{self._who} said that it is asked too much; it is not asked again for {seconds} s"
             return UpstreamHeld(text, upstream=self._name, retry_after=shut.seconds)
         self._turned_away("down")
-        where = self._name if door is self._whole else f"{self._name}/{repository}"
+        where = self._who if door is self._whole else f"{self._who}/{repository}"
         since = f" since {self._wall(door.since):%H:%M:%S} UTC" if door.since is not None else ""
         text = f"{where} fails{since} ({door.reason}); it is asked again in {seconds} s"
         return UpstreamDown(text, upstream=self._name, retry_after=shut.seconds, cause=door.reason)
 
     def _answered(self, passed: _Pass, response: aiohttp.ClientResponse) -> bool:
         """Take note of an answer; True: it holds what is asked from now on."""
-        quota = parse_quota(response.headers, self._now().timestamp())
+        quota = parse_quota(response.headers, self._today())
         if quota is not None:
-            self._quota, self._told_at = quota, self._now().timestamp()
+            self._quota, self._told_at = quota, self._today()
             self._behind.changed()
         retry_after = parse_retry_after(response.headers.get("Retry-After"), self._now())
         shutting: Hold | None = None
@@ -192,7 +200,7 @@ class Budget:
             shutting = self._quota_hold if used_up else self._hold
         for hold in (self._hold, self._quota_hold):
             if hold is shutting:
-                hold.told(self._clock(), passed.through(hold), retry_after)
+                hold.told(self._today(), passed.through(hold), retry_after)
                 self._behind.changed()
             else:
                 hold.answered(passed.through(hold))
@@ -239,6 +247,27 @@ class Budget:
         if self._parts[repository].is_quiet:
             del self._parts[repository]
 
+    def beside(self, url: URL) -> Budget:
+        """The budget of a token server: it fails and limits for itself, also where it is on the same host.
+
+        There are as many as the configuration and `realms` allow to be asked.
+        """
+        origin = str(url.origin())
+        if origin not in self._beside:
+            self._beside[origin] = Budget(
+                self._name,
+                url,
+                cache=self._cache,
+                spending=self._spending,
+                now=self._now,
+                clock=self._clock,
+                patience=self._patience,
+                turned_away=self._turned_away,
+                jitter=self._jitter,
+                who=f"the token server {url.host} of {self._name}",
+            )
+        return self._beside[origin]
+
     # --- what is left, and for whom -----------------------------------------------------------------------------------
 
     async def require_spare(self, floor: int) -> None:
@@ -253,28 +282,33 @@ class Budget:
             return
         self._turned_away("floor")
         text = f"{self._name} has {quota.remaining} requests left, which are kept for clients (budget_floor = {floor})"
-        raise UpstreamHeld(text, upstream=self._name, retry_after=quota.until - self._now().timestamp())
+        raise UpstreamHeld(text, upstream=self._name, retry_after=quota.until - self._today())
 
     async def standing(self) -> Standing:
         """How this endpoint stands, with what other workers were told."""
         self._looked = float("-inf")
         await self._look()
-        holds = [each.until for each in (self._hold, self._quota_hold) if each.until and each.until > self._clock()]
+        holds = [each.until for each in (self._hold, self._quota_hold) if each.until and each.until > self._today()]
         shut = self._whole.until is not None
         return Standing(
             origin=self._origin,
             quota=self._known_quota(),
-            held_until=self._wall(max(holds)) if holds else None,
+            held_until=datetime.fromtimestamp(max(holds), UTC) if holds else None,
             down_since=self._wall(self._whole.since) if shut and self._whole.since is not None else None,
             reason=self._whole.reason if shut else "",
             probe_in=max(0.0, self._whole.until - self._clock()) if self._whole.until is not None else None,
         )
 
     def _known_quota(self) -> Quota | None:
-        return self._quota if self._quota is not None and self._now().timestamp() < self._quota.until else None
+        return self._quota if self._quota is not None and self._today() < self._quota.until else None
 
     def _wall(self, moment: float) -> datetime:
-        return datetime.fromtimestamp(self._now().timestamp() + moment - self._clock(), UTC)
+        """The time of day of a moment of the monotonic clock."""
+        return datetime.fromtimestamp(self._today() + moment - self._clock(), UTC)
+
+    def _today(self) -> float:
+        """Seconds since 1970: what workers share is told in them."""
+        return self._now().timestamp()
 
     # --- what workers share -------------------------------------------------------------------------------------------
 
@@ -287,21 +321,15 @@ class Budget:
         said = Said.load(await self._cache.get(self._key))
         if said.told_at > self._told_at:
             self._quota, self._told_at = said.quota, said.told_at
-        ahead = self._clock() - self._now().timestamp()
-        self._hold.adopt(self._clock(), said.held_until + ahead)
-        self._quota_hold.adopt(self._clock(), said.quota_held_until + ahead)
+        self._hold.adopt(self._today(), said.held_until)
+        self._quota_hold.adopt(self._today(), said.quota_held_until)
 
     async def _share(self) -> None:
-        ahead = self._clock() - self._now().timestamp()
-        ours = Said(
-            self._quota, self._told_at, (self._hold.until or 0.0) - ahead, (self._quota_hold.until or 0.0) - ahead
-        )
+        ours = Said(self._quota, self._told_at, self._hold.until or 0.0, self._quota_hold.until or 0.0)
         await self._cache.update(self._key, lambda raw: merged(Said.load(raw), ours).dump(), _KEPT_FOR)
-
-    @property
-    def _key(self) -> str:
-        return f"budget {self._name} {self._origin}"
 
     async def close(self) -> None:
         """Share what was not shared yet."""
         await self._behind.close()
+        for each in self._beside.values():
+            await each.close()

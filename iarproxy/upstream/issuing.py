@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -20,6 +21,7 @@ import orjson
 from yarl import URL
 
 from iarproxy.errors import Denied, IarproxyError, UpstreamBusy, UpstreamUnavailable, UpstreamWrong
+from iarproxy.upstream.asked import Kind
 from iarproxy.upstream.client import Client
 from iarproxy.upstream.credentials import Credential, IdentityToken, Login, RegistryToken, Secret, user_of
 from iarproxy.upstream.retry import parse_retry_after
@@ -41,6 +43,11 @@ class Realm:
     url: URL
     service: str
     scope: str
+
+    @property
+    def repository(self) -> str:
+        """The repository that the scope names."""
+        return self.scope.removeprefix("repository:").rpartition(":")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ class Issuer:
         if login is not None:
             query["account"] = login.username
             headers["Authorization"] = login.basic.reveal()
-        return await self._exchange("GET", realm.url.update_query(query), headers)
+        return await self._exchange("GET", realm, realm.url.update_query(query), headers)
 
     async def _post(self, realm: Realm, grant: dict[str, str]) -> _Answer:
         form = {**grant, "client_id": "iarproxy", "scope": realm.scope}
@@ -130,17 +137,24 @@ class Issuer:
         headers = {"Accept": "application/json", "Content-Type": "application/x-www-form-urlencoded"}
         data = URL.build(query=form).raw_query_string.encode()
         try:
-            return await self._exchange("POST", realm.url, headers, data)
+            return await self._exchange("POST", realm, realm.url, headers, data)
         except UpstreamUnavailable as error:
             if type(error) is not UpstreamUnavailable:
                 raise
         # The connection was kept from the question before, and closed meanwhile: aiohttp repeats only GET by itself.
-        return await self._exchange("POST", realm.url, headers, data)
+        return await self._exchange("POST", realm, realm.url, headers, data)
 
-    async def _exchange(self, method: str, url: URL, headers: dict[str, str], data: bytes | None = None) -> _Answer:
+    async def _exchange(
+        self, method: str, realm: Realm, url: URL, headers: dict[str, str], data: bytes | None = None
+    ) -> _Answer:
         client = self._client
+        send = partial(client.send, method, url, headers, data=data)
         async with client.within(client.timeouts.manifest):
-            response = await client.send(method, url, headers, data=data)
+            if client.budget is None:
+                response = await send()
+            else:
+                about = Kind.TOKEN, realm.repository
+                response = await client.budget.beside(url).through(method, url, send, about=about)
             try:
                 body = await self._body(response)
             finally:

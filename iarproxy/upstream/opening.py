@@ -68,7 +68,7 @@ class Opening:
         return made
 
     async def _endpoint(self, name: str, settings: UpstreamSettings, base: str, spending: Spending) -> Endpoint:
-        url = _api(name, URL(base))
+        url, timeouts = _api(name, URL(base)), self._patience(settings, len(settings.urls))
         budget = Budget(
             name,
             url,
@@ -76,13 +76,14 @@ class Opening:
             spending=spending,
             now=self.now,
             clock=asyncio.get_running_loop().time,
+            patience=timeouts.manifest / 2,
             turned_away=partial(self.meter.turned_away, name),
         )
         client = Client(
             name,
             url,
             lookup=self.lookup,
-            timeouts=self._patience(settings, len(settings.urls)),
+            timeouts=timeouts,
             blobs=settings.max_connections,
             policy=Policy.private(url) if settings.allow_private else None,
             certificates=await _certificates(name, settings, own=True),

@@ -17,7 +17,7 @@ from datetime import datetime
 
 import orjson
 
-from iarproxy.errors import Denied, UpstreamBusy
+from iarproxy.errors import Denied, UpstreamBusy, UpstreamHeld
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.issuing import Token
 
@@ -105,6 +105,8 @@ class SharedTokens:
     async def _issued(self, key: str, issue: Callable[[], Awaitable[Token]]) -> Token:
         try:
             token = await issue()
+        except UpstreamHeld:
+            raise  # it was not asked: its budget remembers until when
         except (Denied, UpstreamBusy) as error:
             now = self._now().timestamp()
             refusal = Refusal.of(error, now)

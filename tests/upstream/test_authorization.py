@@ -231,5 +231,5 @@ async def test_a_token_server_that_fails(fault: Fault, error: type[IarproxyError
             await upstream.manifest("a/b", Tag("1"))
         assert error is raised.type
         registry.faults.clear()
-        clock.at += timedelta(seconds=61)
+        clock.at += timedelta(seconds=901)  # the longest that a Retry-After holds
         await upstream.manifest("a/b", Tag("1"))
