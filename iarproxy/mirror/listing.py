@@ -1,14 +1,17 @@
 """Lists: the tags of a repository, and the manifests that refer to a digest.
 
-Rule 1: tags come live from upstream, together with those that we hold: a tag that vanished upstream is still served.
+Rule 1: tags come live from upstream, together with the pinned ones: a tag that vanished upstream is still served. An
+        attachment tag is listed where upstream lists it, for some are made here only, to keep what its API said.
 Rule 2: referrers are asked of upstream's API, else read from the fallback tag (distribution-spec v1.1); what upstream
         said last is kept, so that a verifier finds signatures while upstream is away. No word at all means an empty
         list, on which every verifier fails closed; an error would fail pulls of what we hold.
+Rule 3: what an API said is true for as long as an attachment tag would be followed: some runtimes ask at each pull.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -21,8 +24,10 @@ from iarproxy.mirror.manifests import Manifests
 from iarproxy.oci import Digest, Repository, Tag, TagReference, parse_manifest
 from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.store import Store
+from iarproxy.trust import TagRule, rule_for
 from iarproxy.upstream import Upstreams
 
+_REMEMBERED = 10_000
 _EMPTY = orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
 
 
@@ -30,13 +35,24 @@ class Listings:
     """Tags and referrers."""
 
     def __init__(
-        self, store: Store, ledger: Ledger, upstreams: Upstreams, manifests: Manifests, documents: Documents
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        upstreams: Upstreams,
+        manifests: Manifests,
+        documents: Documents,
+        rules: Sequence[TagRule],
+        now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._ledger = ledger
         self._upstreams = upstreams
         self._manifests = manifests
         self._documents = documents
+        self._rules = rules
+        self._now = now
+        self._said: dict[TagReference, tuple[Digest | None, datetime]] = {}  # by an API, and when; None: nothing
 
     async def tags(self, repository: Repository) -> TagList:
         """All tags, sorted by their characters' code points.
@@ -53,6 +69,8 @@ class Listings:
             if not ours:
                 raise
             theirs, complete = [], False
+        if complete:
+            ours = [tag for tag in ours if not Tag(tag).is_attachment]
         return TagList(repository, tuple(sorted({*theirs, *ours})), complete)
 
     async def referrers(
@@ -68,6 +86,9 @@ class Listings:
 
     async def _index(self, repository: Repository, digest: Digest) -> bytes:
         fallback = TagReference(repository, Tag.attached_to(digest))
+        fresh = await self._fresh(fallback)
+        if fresh is not None:
+            return fresh
         try:
             raw = await self._upstreams[repository.registry].referrers(repository.name, digest)
         except (Unavailable, Refused):
@@ -75,6 +96,21 @@ class Listings:
         if raw is None:
             return await self._from_tag(fallback)
         return await self._keep(fallback, raw)
+
+    async def _fresh(self, fallback: TagReference) -> bytes | None:
+        """What the API said a moment ago; None: it has to be asked."""
+        digest, moment = self._said.get(fallback, (None, None))
+        if moment is None or self._now() - moment >= rule_for(fallback, self._rules).ttl:
+            return None
+        if digest is None:
+            return _EMPTY
+        held = await self._documents.held(digest)
+        return None if held is None else held.raw
+
+    def _note(self, fallback: TagReference, digest: Digest | None) -> None:
+        self._said[fallback] = digest, self._now()
+        if len(self._said) > _REMEMBERED:
+            del self._said[next(iter(self._said))]
 
     async def _from_tag(self, fallback: TagReference) -> bytes:
         if not fallback.tag.is_attachment:  # of a sha512 digest: any other tag than an attachment would be pinned
@@ -88,11 +124,13 @@ class Listings:
         """Remember what the API said under the fallback tag, where an offline answer will look for it."""
         index = _as_index(raw)
         if index == _EMPTY:
+            self._note(fallback, None)
             return index
         descriptor = parse_manifest(raw, OCI_INDEX).descriptor
         try:
             await self._store.put(descriptor.digest, raw)
             await self._ledger.set_followed(fallback, descriptor)
+            self._note(fallback, descriptor.digest)
         except Unavailable:
             pass  # the answer is right whether or not it can be kept
         return index

@@ -15,7 +15,7 @@ from typing import TypeAlias, assert_never
 
 import structlog
 
-from iarproxy.errors import Refused, Unavailable
+from iarproxy.errors import Refused, Unavailable, UnknownManifest
 from iarproxy.inflight import InFlight
 from iarproxy.ledger import DriftState, Ledger, Pin
 from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned
@@ -183,9 +183,9 @@ class Manifests:
         if not fresh:
             try:
                 known = await self._following.once(reference, lambda: self._refresh(reference, purpose))
-            except (Unavailable, Refused):  # invariant 7: 401, 403 and 404 fail nothing that we hold either
+            except (Unavailable, Refused) as error:  # invariant 7: 401, 403 and 404 fail nothing that we hold either
                 if known is None:
-                    raise
+                    raise _unseen(reference, error) from error
                 stale = True
         assert known is not None  # noqa: S101  # either it was known, or refreshing returned it or raised
         self._note(reference, known)
@@ -209,6 +209,17 @@ class Manifests:
             descriptor = (await self._documents.admit(reference.repository, fetched)).descriptor
         await self._ledger.set_followed(reference, descriptor)
         return descriptor, self._now()
+
+
+def _unseen(reference: TagReference, error: Unavailable | Refused) -> Unavailable | Refused:
+    """What a followed tag that was never seen is to a client, now that upstream gives nothing.
+
+    Runtimes look for signatures of an image at each pull, and an error fails the pull of what we hold (clients.md
+    section 10, item 32). A verifier that finds no signature fails closed.
+    """
+    if isinstance(error, Unavailable) and reference.tag.is_attachment:
+        return UnknownManifest(f"{reference} was never seen, and its upstream gives no answer: {error}")
+    return error
 
 
 def _followed_answer(

@@ -72,7 +72,15 @@ class Mirror:
         )
         self._foreign = ForeignBlobs(ledger, upstreams, documents)
         self._blobs = blobs = Blobs(store, upstreams, access, memory, documents=documents, foreign=self._foreign)
-        self._listings = Listings(store, ledger, upstreams, manifests, documents)
+        self._listings = Listings(
+            store=store,
+            ledger=ledger,
+            upstreams=upstreams,
+            manifests=manifests,
+            documents=documents,
+            rules=rules,
+            now=now,
+        )
         self.holding = Holding(store, documents, blobs, platforms)
         self.warm = Warm(manifests, documents, blobs, self.holding)
         self.explain = Explain(ledger, documents, self.holding, rules, upstreams)

@@ -2,7 +2,8 @@
 
 Rule 1: `*` stays within a segment, `**` crosses them, and a pattern without `:tag` means any tag (design section 6).
 Rule 2: a pattern is matched as a whole against `registry/repository:tag` in canonical form.
-Rule 3: an attachment tag has no policy: it is a growing set and is always followed.
+Rule 3: an attachment tag is a growing set and is always followed, for a minute at a time; only a rule that is about
+        attachments (its pattern's tag begins with `sha256-`) gives them another time to live, or refuses them alone.
 """
 
 from __future__ import annotations
@@ -55,6 +56,11 @@ class Pattern:
         if not self.text or "".join(_TOKEN.findall(self.text)) != self.text:
             raise Malformed(f"not a pattern: {self.text[:160]!r}; for example registry.example.com/**:v*")
 
+    @property
+    def is_of_attachments(self) -> bool:
+        """Whether it speaks of attachment tags and of no other ones."""
+        return self.text.rpartition("/")[2].partition(":")[2].startswith("sha256-")
+
     def matches(self, reference: TagReference) -> bool:
         """Whether the whole reference fits this pattern."""
         return _compiled(self.text).fullmatch(str(reference)) is not None
@@ -77,12 +83,12 @@ class TagRule:
 
 
 PIN_EVERYTHING = TagRule(Pattern("**"))
-_ATTACHMENT = TagRule(Pattern("**"), Mode.FOLLOW, timedelta(minutes=5))
+_ATTACHMENT = TagRule(Pattern("**"), Mode.FOLLOW, timedelta(minutes=1))
 
 
 def rule_for(reference: TagReference, rules: Iterable[TagRule]) -> TagRule:
     """The first of `rules` that matches; pinning where none does."""
     first = next((rule for rule in rules if rule.match.matches(reference)), PIN_EVERYTHING)
-    if reference.tag.is_attachment and first.mode is not Mode.REFUSE:
-        return _ATTACHMENT
-    return first
+    if not reference.tag.is_attachment or first.mode is Mode.REFUSE:
+        return first
+    return first if first.mode is Mode.FOLLOW and first.match.is_of_attachments else _ATTACHMENT

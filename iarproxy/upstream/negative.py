@@ -1,7 +1,7 @@
 """What upstream does not have, or not for us: remembered for some seconds, by all workers (U28).
 
 Rule 1: short, and shorter for digests, which may arrive at any moment: a herd that asks costs one request, no more.
-        Attachments are asked for by the dozen and seldom there (clients.md section 6): their no is kept for a minute.
+        Attachments are no exception: who signs an image and then verifies it waits for as long.
 Rule 2: a 401 that stands although we showed what we have is about the whole repository; any other no is about just
         what was asked for. What a token server refuses is remembered with its tokens (`sharing`), not here.
 Rule 3: what is remembered is one word. Who asks on a person's or the drift watch's behalf asks anew, and a yes ends it.
@@ -18,7 +18,6 @@ from iarproxy.oci import Digest, Tag
 from iarproxy.upstream.cache import SharedCache
 
 _DIGEST_FOR = 3.0  # seconds
-_ATTACHMENT_FOR = 60.0
 _UNAUTHORIZED = 401
 _WORDS = MappingProxyType({b"manifest": UnknownManifest, b"blob": UnknownBlob, b"name": UnknownName, b"denied": Denied})
 
@@ -65,8 +64,10 @@ class Negative:
         if kind is None:
             return
         self._remembered()
-        verb = "refuses access to" if kind is Denied else "has no"
-        text = f"{self._name} {verb} {question.what} (asked a moment ago)"
+        said = (
+            f"refuses access to {question.what}" if kind is Denied else f"has no {question.what.removeprefix('the ')}"
+        )
+        text = f"{self._name} {said} (asked a moment ago)"
         raise kind(text, upstream=self._name)
 
     async def learn(self, question: Question, error: Refused) -> None:
@@ -86,8 +87,7 @@ class Negative:
     def _lifetime(self, question: Question, error: Refused) -> float:
         if isinstance(question.wanted, Digest) and not isinstance(error, Denied):
             return _DIGEST_FOR
-        attachment = isinstance(question.wanted, Tag) and question.wanted.is_attachment
-        return _ATTACHMENT_FOR if attachment and self._ttl and not isinstance(error, Denied) else self._ttl
+        return self._ttl
 
     def _key(self, key: str) -> str:
         return f"no {self._name} {key}"

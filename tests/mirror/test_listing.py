@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 import orjson
 import pytest
@@ -90,6 +91,14 @@ async def test_no_referrers_are_an_empty_index(world: World) -> None:
     assert (2, OCI_INDEX, []) == (answer["schemaVersion"], answer["mediaType"], answer["manifests"])
 
 
+async def test_what_an_api_said_is_no_tag(world: World) -> None:
+    """What is kept of the API's answer, under the name of the fallback tag, is not listed as a tag of upstream's."""
+    subject = world.registry.content.publish("team/app", "1", small_image())
+    world.registry.content.publish("team/app", None, artifact(subject))
+    await world.mirror.referrers(world.repository(), subject.digest, ())
+    assert ("1",) == (await world.mirror.tags(world.repository())).tags
+
+
 class Silent:
     """A `Progress` that remembers what was planned and finished."""
 
@@ -151,3 +160,15 @@ async def test_explain_tells_where_a_name_stands(world: World) -> None:
     assert "first pull" in before.outcome
     by_digest = await world.mirror.explain.reference(DigestReference(world.repository(), image.digest))
     assert (None, image.digest) == (by_digest.pin, by_digest.digest)
+
+
+async def test_what_an_api_said_is_true_for_a_minute(world: World) -> None:
+    """Rule 3: pulls of a warm image ask upstream nothing, and a further signature is seen within the minute."""
+    subject = world.registry.content.publish("team/app", "1", small_image())
+    for count in (0, 1):
+        for _ in range(3):
+            answer = await world.mirror.referrers(world.repository(), subject.digest, ())
+            assert count == len(orjson.loads(answer.raw)["manifests"])
+        assert count + 1 == world.registry.count("GET", "/referrers/")
+        world.registry.content.publish("team/app", None, artifact(subject, data=b"%d" % count))
+        world.clock.advance(timedelta(seconds=61))

@@ -220,6 +220,13 @@ async def test_attachment_tags_are_never_pins(world: World) -> None:
     assert await world.ledger.pin_of(world.reference(tag)) is None
 
 
+async def test_an_attachment_nobody_saw_is_unknown_while_upstream_is_away(world: World) -> None:
+    """Runtimes look for signatures at each pull: an error would fail the pull of what we hold."""
+    await world.registry.stop()
+    with pytest.raises(UnknownManifest, match="never seen"):
+        await world.tag(f"sha256-{Digest.of(b'subject').hex}.sig")
+
+
 async def test_what_is_held_is_served_while_upstream_is_flooded(tmp_path: Path, registry: FakeRegistry) -> None:
     """Invariant 7: thousands who wait for a silent upstream keep nobody from what is on disk."""
     async with a_world(tmp_path, registry) as world:

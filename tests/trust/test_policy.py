@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,6 +78,18 @@ def test_attachment_tags_are_followed_unless_refused(suffix: str) -> None:
     reference = tagged(f"ghcr.io/org/app:sha256-{'a' * 64}{suffix}")
     assert Mode.FOLLOW is rule_for(reference, [TagRule(Pattern("**"), Mode.PIN)]).mode
     assert Mode.REFUSE is rule_for(reference, [TagRule(Pattern("**"), Mode.REFUSE)]).mode
+
+
+def test_only_a_rule_about_attachments_says_how_long_they_are_followed() -> None:
+    """A time to live that was meant for images would hide signatures for as long."""
+    reference = tagged(f"ghcr.io/org/app:sha256-{'a' * 64}.sig")
+    hours, seconds = timedelta(hours=6), timedelta(seconds=5)
+    images, attachments = (
+        TagRule(Pattern("ghcr.io/**"), Mode.FOLLOW, hours),
+        TagRule(Pattern("**:sha256-*"), Mode.FOLLOW, seconds),
+    )
+    assert timedelta(minutes=1) == rule_for(reference, [images]).ttl
+    assert seconds == rule_for(reference, [attachments, images]).ttl
 
 
 @pytest.mark.parametrize("tag", ["sha256-abc", f"sha256-{'a' * 64}.foo", f"x-sha256-{'a' * 64}", f"sha256-{'A' * 64}"])
