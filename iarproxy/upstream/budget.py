@@ -2,20 +2,17 @@
 
 Rule 1: only requests to the endpoint's own origin pass here, and only its answers count: what a storage host or token
         server behind it does shuts nothing (threats 5.3).
-Rule 2: a 429, or a 503 that names a time, holds all requests until then. One that tells of a used-up quota holds all
-        but blobs, which no quota counts: pulls whose manifests are here go on (clients.md 11.3).
-Rule 3: failures of one repository shut that repository; failures of several, or no connection, shut the endpoint.
-Rule 4: who is turned away is told at once, for how long and why; upstream is not asked (threats R42, R43, U26).
-Rule 5: what was said of limits is shared by workers, at most about once a second; a hold at once.
+Rule 2: who is turned away is told at once, for how long and why; upstream is not asked (threats R42, R43, U26).
+Rule 3: what was said of limits is shared by workers, at most about once a second; a hold at once.
 """
 
 from __future__ import annotations
 
 import random
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import assert_never
 
 import aiohttp
 from yarl import URL
@@ -23,8 +20,8 @@ from yarl import URL
 from iarproxy.errors import UpstreamDown, UpstreamHeld, UpstreamUnavailable, UpstreamWrong
 from iarproxy.upstream.asked import Kind, kind_of
 from iarproxy.upstream.behind import Behind
-from iarproxy.upstream.breaker import Breaker, Door, Hold, Passage, Shut
 from iarproxy.upstream.cache import SharedCache
+from iarproxy.upstream.doors import Doors, Down, Held, Pass
 from iarproxy.upstream.limits import Quota, parse_quota
 from iarproxy.upstream.retry import parse_retry_after
 from iarproxy.upstream.said import Said, merged
@@ -32,8 +29,6 @@ from iarproxy.upstream.spending import Spending
 
 _SHARE_EVERY = 1.0  # seconds
 _KEPT_FOR = 6 * 3600.0  # seconds
-_REPOSITORIES = 256  # that fail at the same time
-_SERVER_ERROR, _TOO_MANY, _UNAVAILABLE = 500, 429, 503
 
 Send = Callable[[], Awaitable[aiohttp.ClientResponse]]
 
@@ -58,24 +53,8 @@ class Standing:
     probe_in: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """One request that was let through, with its passages through the doors that it met."""
-
-    kind: Kind
-    repository: str
-    doors: tuple[tuple[Door, Passage], ...]
-
-    def through(self, door: Door) -> Passage:
-        return next((passage for each, passage in self.doors if each is door), Passage.FREE)
-
-    def give_up(self) -> None:
-        for door, passage in self.doors:
-            door.gave_up(passage)
-
-
 class Budget:
-    """The doors of one endpoint.
+    """The budget of one endpoint.
 
     Args:
         name: the upstream's.
@@ -112,9 +91,7 @@ class Budget:
         self._patience = patience
         self._turned_away = turned_away
         self._jitter = jitter
-        self._hold, self._quota_hold = Hold(), Hold()
-        self._whole = Breaker(spread=2, jitter=jitter)
-        self._parts: OrderedDict[str, Breaker] = OrderedDict()
+        self._doors = Doors(self._today, clock, jitter)
         self._quota: Quota | None = None
         self._told_at = 0.0  # when the quota was told, in seconds since 1970
         self._looked = float("-inf")
@@ -144,108 +121,60 @@ class Budget:
             passed.give_up()
             raise
         except UpstreamUnavailable as error:
-            self._failed(passed, str(error), everywhere=error.detail.get("phase") == "connect", silent=True)
+            self._doors.failed(passed, str(error), everywhere=error.detail.get("phase") == "connect", silent=True)
             raise
         except BaseException:
             if self._clock() - started < self._patience:
                 passed.give_up()
             else:
-                self._failed(passed, "it does not answer in time", everywhere=False, silent=True)
+                self._doors.failed(passed, "it does not answer in time", everywhere=False, silent=True)
             raise
         if self._answered(passed, response):
             await self._behind.now()
         return response
 
-    def _admit(self, kind: Kind, repository: str) -> _Pass:
-        """Pass through all doors, or through none.
+    def _admit(self, kind: Kind, repository: str) -> Pass:
+        """See `Doors.admit`.
 
         Raises:
             UpstreamHeld, UpstreamDown: one is shut.
         """
-        doors: list[Door] = [self._hold] if kind is Kind.BLOB else [self._hold, self._quota_hold]
-        doors.append(self._whole)
-        if (part := self._parts.get(repository)) is not None:
-            doors.append(part)
-        passed: list[tuple[Door, Passage]] = []
-        for door in doors:
-            admitted = door.admit(self._clock() if isinstance(door, Breaker) else self._today())
-            if isinstance(admitted, Shut):
-                _Pass(kind, repository, tuple(passed)).give_up()
-                raise self._refusal(door, admitted, repository)
-            passed.append((door, admitted))
-        return _Pass(kind, repository, tuple(passed))
+        admitted = self._doors.admit(kind, repository)
+        match admitted:
+            case Pass():
+                return admitted
+            case Held(seconds=seconds):
+                self._turned_away("held")
+                text = f"{self._who} said that it is asked too much; it is not asked again for {_whole(seconds)} s"
+                raise UpstreamHeld(text, upstream=self._name, retry_after=seconds)
+            case Down(seconds=seconds, since=since, reason=reason, where=where):
+                self._turned_away("down")
+                begun = f" since {self._wall(since):%H:%M:%S} UTC" if since is not None else ""
+                which = f"{self._who}/{where}" if where else self._who
+                text = f"{which} fails{begun} ({reason}); it is asked again in {_whole(seconds)} s"
+                raise UpstreamDown(text, upstream=self._name, retry_after=seconds, cause=reason)
+            case _:
+                assert_never(admitted)
 
-    def _refusal(self, door: Door, shut: Shut, repository: str) -> UpstreamUnavailable:
-        seconds = max(1, round(shut.seconds))
-        if not isinstance(door, Breaker):
-            self._turned_away("held")
-            text = f"{self._who} said that it is asked too much; it is not asked again for {seconds} s"
-            return UpstreamHeld(text, upstream=self._name, retry_after=shut.seconds)
-        self._turned_away("down")
-        where = self._who if door is self._whole else f"{self._who}/{repository}"
-        since = f" since {self._wall(door.since):%H:%M:%S} UTC" if door.since is not None else ""
-        text = f"{where} fails{since} ({door.reason}); it is asked again in {seconds} s"
-        return UpstreamDown(text, upstream=self._name, retry_after=shut.seconds, cause=door.reason)
-
-    def _answered(self, passed: _Pass, response: aiohttp.ClientResponse) -> bool:
+    def _answered(self, passed: Pass, response: aiohttp.ClientResponse) -> bool:
         """Take note of an answer; True: it holds what is asked from now on."""
         quota = parse_quota(response.headers, self._today())
         if quota is not None:
             self._quota, self._told_at = quota, self._today()
-            self._behind.changed()
         retry_after = parse_retry_after(response.headers.get("Retry-After"), self._now())
-        shutting: Hold | None = None
-        if response.status == _TOO_MANY or (response.status == _UNAVAILABLE and retry_after is not None):
-            used_up = passed.kind is not Kind.BLOB and quota is not None and quota.remaining == 0
-            shutting = self._quota_hold if used_up else self._hold
-        for hold in (self._hold, self._quota_hold):
-            if hold is shutting:
-                hold.told(self._today(), passed.through(hold), retry_after)
-                self._behind.changed()
-            else:
-                hold.answered(passed.through(hold))
-        if response.status >= _SERVER_ERROR:
-            self._failed(passed, f"it answers {response.status}", everywhere=False, silent=False)
-        else:
-            self._succeeded(passed.repository)
-        return shutting is not None
-
-    def _failed(self, passed: _Pass, reason: str, *, everywhere: bool, silent: bool) -> None:
-        now = self._clock()
-        passed.give_up()  # of the doors that are not shut by this
-        subject = "" if everywhere else passed.repository
-        self._whole.failed(now, passed.through(self._whole), reason, subject=subject, silent=silent)
-        if subject:
-            part = self._part(subject)
-            part.failed(now, passed.through(part), reason, silent=silent)
-
-    def _succeeded(self, repository: str) -> None:
-        self._whole.succeeded()
-        if (part := self._parts.get(repository)) is not None:
-            part.succeeded()
-            self._tidy(repository)
+        used_up = quota is not None and quota.remaining == 0
+        holds = self._doors.answered(passed, response.status, retry_after, used_up=used_up)
+        if holds or quota is not None:
+            self._behind.changed()
+        return holds
 
     def broke(self, repository: str, reason: str) -> None:
         """A body from this endpoint's origin broke off."""
-        if repository:
-            self._part(repository).broke(self._clock(), reason)
+        self._doors.broke(repository, reason)
 
     def completed(self, repository: str) -> None:
         """A body came whole."""
-        if (part := self._parts.get(repository)) is not None:
-            part.completed()
-            self._tidy(repository)
-
-    def _part(self, repository: str) -> Breaker:
-        part = self._parts.setdefault(repository, Breaker(jitter=self._jitter))
-        self._parts.move_to_end(repository)
-        while len(self._parts) > _REPOSITORIES:
-            self._parts.popitem(last=False)
-        return part
-
-    def _tidy(self, repository: str) -> None:
-        if self._parts[repository].is_quiet:
-            del self._parts[repository]
+        self._doors.completed(repository)
 
     def beside(self, url: URL) -> Budget:
         """The budget of a token server: it fails and limits for itself, also where it is on the same host.
@@ -288,15 +217,17 @@ class Budget:
         """How this endpoint stands, with what other workers were told."""
         self._looked = float("-inf")
         await self._look()
-        holds = [each.until for each in (self._hold, self._quota_hold) if each.until and each.until > self._today()]
-        shut = self._whole.until is not None
+        ends = [each.until for each in (self._doors.hold, self._doors.quota_hold)]
+        holds = [until for until in ends if until is not None and until > self._today()]
+        whole = self._doors.whole
+        shut = whole.until is not None
         return Standing(
             origin=self._origin,
             quota=self._known_quota(),
             held_until=datetime.fromtimestamp(max(holds), UTC) if holds else None,
-            down_since=self._wall(self._whole.since) if shut and self._whole.since is not None else None,
-            reason=self._whole.reason if shut else "",
-            probe_in=max(0.0, self._whole.until - self._clock()) if self._whole.until is not None else None,
+            down_since=self._wall(whole.since) if shut and whole.since is not None else None,
+            reason=whole.reason if shut else "",
+            probe_in=max(0.0, whole.until - self._clock()) if whole.until is not None else None,
         )
 
     def _known_quota(self) -> Quota | None:
@@ -321,11 +252,12 @@ class Budget:
         said = Said.load(await self._cache.get(self._key))
         if said.told_at > self._told_at:
             self._quota, self._told_at = said.quota, said.told_at
-        self._hold.adopt(self._today(), said.held_until)
-        self._quota_hold.adopt(self._today(), said.quota_held_until)
+        self._doors.hold.adopt(self._today(), said.held_until)
+        self._doors.quota_hold.adopt(self._today(), said.quota_held_until)
 
     async def _share(self) -> None:
-        ours = Said(self._quota, self._told_at, self._hold.until or 0.0, self._quota_hold.until or 0.0)
+        held, quota_held = (each.until or 0.0 for each in (self._doors.hold, self._doors.quota_hold))
+        ours = Said(self._quota, self._told_at, held, quota_held)
         await self._cache.update(self._key, lambda raw: merged(Said.load(raw), ours).dump(), _KEPT_FOR)
 
     async def close(self) -> None:
@@ -333,3 +265,7 @@ class Budget:
         await self._behind.close()
         for each in self._beside.values():
             await each.close()
+
+
+def _whole(seconds: float) -> int:
+    return max(1, round(seconds))
