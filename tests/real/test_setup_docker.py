@@ -70,6 +70,10 @@ class OnContainerd(Classic, DockerOnContainerd):
         return self.place.words(["sh", "-ec", MOUNTED, "sh", self.folder / "etc/certs.d", *command])
 
 
+class OldOnContainerd(Classic, DockerOnContainerd):
+    """The containerd store of a daemon that does not look for hosts.toml."""
+
+
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SetupStage]:
     with SetupStage(tmp_path_factory.mktemp("setup")) as made:
@@ -147,6 +151,22 @@ def test_containerd_store(stage: SetupStage) -> None:
         assert (0, []) == (strict.code, stage.reached()), strict
         assert 0 == asked.setup("--undo").code
         assert [] == list((asked.root / "certs.d").iterdir())
+
+
+@pytest.mark.skipif(not is_made("trixie"), reason="suite trixie is not made")
+def test_containerd_store_before_28(stage: SetupStage) -> None:
+    """With the containerd store dockerd 26 reads no hosts.toml: it gets registry-mirrors, and has no strict form."""
+    with OldOnContainerd(stage.place("trixie")) as client:
+        asked = _SetUp(stage, client)
+        settings = asked.root / "daemon.json"
+        settings.write_text('{"features": {"containerd-snapshotter": true}}')
+        assert 0 == asked.setup("--write").code
+        client.launch()
+        stage.reached()
+        checked = asked.setup("--check")
+        assert (3, True) == (checked.code, asks_hub(stage.reached())), checked
+        strict = asked.setup("--strict", "--write")
+        assert (1, False) == (strict.code, (asked.root / "certs.d").exists()), strict
 
 
 def test_without_a_daemon(stage: SetupStage, tmp_path: Path) -> None:
