@@ -16,7 +16,7 @@ from setup_clients import Ended, SetupStage, asks_hub, snapshot
 from suites import is_made
 
 pytestmark = [
-    pytest.mark.xdist_group("real"),
+    pytest.mark.xdist_group("setup-containerd"),
     pytest.mark.real("containerd", "ctr"),
     pytest.mark.root,
     pytest.mark.timeout(300),

@@ -14,7 +14,7 @@ from setup_clients import Ended, SetupStage, asks_hub
 from suites import is_made
 
 pytestmark = [
-    pytest.mark.xdist_group("real"),
+    pytest.mark.xdist_group("setup-docker"),
     pytest.mark.real("dockerd", "docker"),
     pytest.mark.root,
     pytest.mark.timeout(300),

@@ -13,7 +13,7 @@ from processes import run
 from setup_clients import Ended, SetupStage, asks_hub, snapshot
 from suites import is_made
 
-pytestmark = [pytest.mark.xdist_group("real"), pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("setup-podman"), pytest.mark.root, pytest.mark.timeout(300)]
 SUITES = [
     "",
     *(

@@ -10,7 +10,7 @@ from client_containerd import Ctr
 from client_podman import Podman
 from setup_clients import SetupStage
 
-pytestmark = [pytest.mark.xdist_group("real"), pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("setup-tls"), pytest.mark.root, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
