@@ -35,6 +35,8 @@ from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_MANIFEST
 from iarproxy.server.admin import AdminFace
 from iarproxy.store import StoreStats
+from iarproxy.upstream import Spender, Standing, UpstreamStanding
+from iarproxy.upstream.limits import Quota
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 DESCRIPTOR = Descriptor(OCI_MANIFEST, Digest.of(b"m"), 1)
@@ -289,3 +291,61 @@ def test_metrics_where_the_disk_is_full(tmp_path: Path) -> None:
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
     assert 'iarproxy_sent_bytes_total{kind="ping"} 2.0' in ran.stdout
+
+
+async def _standings() -> list[UpstreamStanding]:
+    quota = Quota(76, 100, 21600.0, NOW.timestamp(), "203.0.113.7")
+    hub = Standing("https://registry-1.docker.io", quota, NOW, None, "", None)
+    dead = Standing("https://quay.io", None, None, NOW, "no connection", 2.5)
+    spenders = tuple(Spender(f"library/{number}", {"manifest": 30 - number, "blob": 1}) for number in range(25))
+    return [
+        UpstreamStanding("docker.io", (hub,), spenders, under_way=3, waiting=4, floor=10),
+        UpstreamStanding("quay.io", (dead,), (), under_way=0, waiting=0, floor=10),
+    ]
+
+
+async def test_upstreams() -> None:
+    """What is left of each, why it is not asked now, who spends it: the first of them by name, the rest as a sum."""
+    async with face(FakeRooms(), standings=_standings) as client:
+        status, told = await client.get("/api/v1/upstreams")
+    assert 200 == status
+    hub, quay = told["upstreams"]
+    assert ("docker.io", 10, 3, 4) == (hub["upstream"], hub["budget_floor"], hub["under_way"], hub["waiting"])
+    endpoint = hub["endpoints"][0]
+    assert (76, 100, "203.0.113.7") == tuple(endpoint["quota"][key] for key in ("remaining", "limit", "counted"))
+    assert NOW == datetime.fromisoformat(endpoint["held_until"])
+    first = {"repository": "library/0", "requests": 31, "kinds": {"manifest": 30, "blob": 1}}
+    assert (20, first) == (len(hub["spenders"]), hub["spenders"][0])
+    assert {"count": 5, "requests": sum(31 - number for number in range(20, 25))} == hub["other_spenders"]
+    assert ("no connection", 2.5) == (quay["endpoints"][0]["reason"], quay["endpoints"][0]["probe_in"])
+
+
+async def test_budgets_are_metrics() -> None:
+    """Gauges by upstream, and never by repository."""
+    async with face(FakeRooms(), standings=_standings) as client:
+        _, text = await client.get("/metrics")
+    lines = text.splitlines()
+    for expected in (
+        "# TYPE iarproxy_upstream_quota_remaining gauge",
+        'iarproxy_upstream_quota_remaining{upstream="docker.io"} 76',
+        'iarproxy_upstream_quota_limit{upstream="docker.io"} 100',
+        'iarproxy_upstream_held{upstream="docker.io"} 1',
+        'iarproxy_upstream_down{upstream="quay.io"} 1',
+    ):
+        assert 1 == lines.count(expected), expected
+    assert "library/" not in text
+
+
+def test_what_upstreams_were_spared_is_counted() -> None:
+    """By upstream, and by kind or reason."""
+    metrics = Metrics.open(None)
+    metrics.spent("docker.io", "manifest")
+    metrics.turned_away("docker.io", "held")
+    metrics.remembered("docker.io")
+    text = metrics.render({}).decode()
+    for expected in (
+        'iarproxy_upstream_spent_total{kind="manifest",upstream="docker.io"} 1.0',
+        'iarproxy_upstream_refused_total{reason="held",upstream="docker.io"} 1.0',
+        'iarproxy_upstream_remembered_total{upstream="docker.io"} 1.0',
+    ):
+        assert expected in text
