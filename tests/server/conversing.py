@@ -4,8 +4,9 @@ Rule 1: what a client sends is a list of packets; between two of them the loop t
         the servers read them apart (the kernel's loopback delivers at once), in whatever state they are then.
 Rule 2: a conversation ends with a last request that asks to close, or with a half-close; then all that comes back is
         read until the server closes. So "the connection stays open" is the answer to the last request.
-Rule 3: a server that closes with bytes unread resets the connection, and a reset may take answers with it that the
-        client has not read yet; so what differs after a reset is tried again.
+Rule 3: what differs is tried again, for two things are the kernel's: a server that closes with bytes unread resets the
+        connection, and a reset may take answers with it; and on a busy machine two packets may arrive as one, of which
+        aiohttp answers nothing when its end is no HTTP. What the lane does wrong it does each time.
 """
 
 from __future__ import annotations
@@ -57,10 +58,9 @@ class Talk:
 
 @dataclass(frozen=True)
 class Heard:
-    """What came back. `reset`: the connection ended with a reset; `half_closed`: the client ended first."""
+    """What came back. `half_closed`: the client ended first."""
 
     data: bytes
-    reset: bool
     half_closed: bool
 
 
@@ -90,8 +90,8 @@ class Side:
             with suppress(OSError):  # gone already
                 client.shutdown(socket.SHUT_WR)
             async with asyncio.timeout(PATIENCE):
-                data, reset = await hearing
-            return Heard(data, reset, half_closed=not ended)
+                data = await hearing
+            return Heard(data, half_closed=not ended)
 
     async def _accepted(self, name: object) -> None:
         async with asyncio.timeout(PATIENCE):
@@ -126,7 +126,7 @@ class Pair:
             fast, slow = (_comparable(each.data, half_closed=any(one.half_closed for one in heard)) for each in heard)
             accounts = (self.slow.accounted(), self.fast.accounted()) if talk.fresh else (None, None)
             right = fast == slow and answers in (None, fast.count(ANSWER)) and accounts[0] == accounts[1]
-            if right or not any(each.reset for each in heard):
+            if right:
                 break
         assert right, (accounts, fast, slow)
 
@@ -166,14 +166,12 @@ async def _say(client: socket.socket, packet: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(client, packet)
 
 
-async def _hear(client: socket.socket) -> tuple[bytes, bool]:
+async def _hear(client: socket.socket) -> bytes:
     heard = bytearray()
-    try:
+    with suppress(ConnectionResetError):
         while data := await asyncio.get_running_loop().sock_recv(client, 1 << 18):
             heard += data
-    except ConnectionResetError:
-        return bytes(heard), True
-    return bytes(heard), False
+    return bytes(heard)
 
 
 def _comparable(heard: bytes, *, half_closed: bool) -> bytes:
