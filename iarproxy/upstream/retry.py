@@ -2,8 +2,8 @@
 
 Rule 1: only `Unavailable` is tried again, and of it neither `UpstreamWrong` (a lie is not repeated until believed) nor
         a 429 that names no time.
-Rule 2: waits grow and are spread, so that many callers do not come back together; `Retry-After` is obeyed where it
-        fits into the budget, and handed to the caller where it does not (threats R42, R43).
+Rule 2: waits grow and are spread, so that many callers do not come back together; a `Retry-After` of a few seconds is
+        waited for, a longer one is handed to the caller at once (threats R42, R43).
 Rule 3: the budget bounds everything, the tries themselves included.
 Rule 4: of all requests of an upstream only a small part may be further tries (`Allowance`): while it fails half of the
         time, trying on would be most of its load (R43).
@@ -25,6 +25,7 @@ T = TypeVar("T")
 
 _FIRST_WAIT = 0.25  # seconds; doubled each time, then multiplied by 0.5 to 1.5
 _MAX_RETRY_AFTER = 3600.0
+_WAITED_FOR = 5.0  # seconds: of a Retry-After. Clients know better what to do with longer ones
 _DEPOSIT = 0.1  # further tries that each first try earns
 _EARNED_AT_MOST = 20.0
 _RESERVE = 10.0  # further tries that nothing was earned for: a lone pull gets its few
@@ -103,6 +104,8 @@ class Retry:
         if isinstance(error, (UpstreamWrong, *_NOT_ASKED)):
             return None
         if isinstance(error, UpstreamBusy) and error.retry_after is None:
+            return None
+        if error.retry_after is not None and error.retry_after > _WAITED_FOR:
             return None
         spread = _FIRST_WAIT * 2.0**number * (0.5 + self.jitter())
         # Later than was asked for, and not all at the same moment: who comes too early is told to wait again.

@@ -55,7 +55,7 @@ def test_retry_after(header: str | None, expected: float | None) -> None:
         (UpstreamTimeout("x"), [0.25, 0.5]),
         (UpstreamUnavailable("x", retry_after=3), [3.15, 3.15]),
         (UpstreamUnavailable("x", retry_after=0), [0.25, 0.5]),
-        (UpstreamUnavailable("x", retry_after=60), []),
+        (UpstreamUnavailable("x", retry_after=6), []),
         (UpstreamBusy("x"), []),
         (UpstreamBusy("x", retry_after=3), [3.15, 3.15]),
         (UpstreamHeld("x", retry_after=3), []),
