@@ -14,7 +14,6 @@ from collections.abc import Callable
 from functools import partial
 from glob import escape
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -24,12 +23,29 @@ from iarproxy.cli.setup import addressing, checking, probing, showing, writing
 from iarproxy.cli.setup.checking import Report, Verdict
 from iarproxy.cli.setup.clients import CLIENTS, Client, this_person
 from iarproxy.cli.setup.docker import reads_hosts_toml
+from iarproxy.cli.setup.options import (
+    ArgumentOption,
+    CaOption,
+    CheckOption,
+    ClientArgument,
+    ClientConfigOption,
+    ImageOption,
+    OverwriteOption,
+    PushOption,
+    RegistryOption,
+    RootOption,
+    StoreOption,
+    StrictOption,
+    UndoOption,
+    UrlOption,
+    VersionOption,
+    WriteOption,
+)
 from iarproxy.cli.setup.plan import (
     EVERY,
     IMAGE,
     Fall,
     Finding,
-    ImageStore,
     NoStrictForm,
     Wish,
     parse_version,
@@ -51,51 +67,23 @@ _EXITS = {
 
 
 def setup(
-    client: Annotated[str | None, typer.Argument(metavar="[CLIENT]", help="Without it: the clients there are.")] = None,
+    client: ClientArgument = None,
     *,
-    write: Annotated[
-        bool, typer.Option("--write", help="Write the files, keeping what was there beside them.")
-    ] = False,
-    undo: Annotated[bool, typer.Option("--undo", help="Bring back what was there before --write.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Prove that pulls arrive, and that refusals hold.")] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="The form in which the real registry is never asked instead.")
-    ] = False,
-    push: Annotated[
-        bool, typer.Option("--push", help="With --strict: tags resolve here alone, pushes and digests may pass by.")
-    ] = False,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", "--address", metavar="URL", help="The mirror as the client sees it: http://HOST:PORT."),
-    ] = None,
-    ca_file: Annotated[
-        Path | None, typer.Option("--ca-file", metavar="FILE", help="The authority of the mirror's certificate.")
-    ] = None,
-    registry: Annotated[
-        list[str],
-        typer.Option("--registry", metavar="NAME", help="Only this upstream; repeatable. '*': whatever is asked for."),
-    ] = [],  # noqa: B006  # typer reads it, nobody changes it
-    root: Annotated[
-        Path | None,
-        typer.Option("--root", metavar="DIR", help="Instead of the client's folder (containerd: of certs.d)."),
-    ] = None,
-    config_file: Annotated[
-        Path | None, typer.Option("--client-config", metavar="FILE", help="containerd's config.toml, if elsewhere.")
-    ] = None,
-    version: Annotated[
-        str | None, typer.Option("--client-version", metavar="X.Y", help="If the client is not on this machine.")
-    ] = None,
-    store: Annotated[
-        ImageStore | None, typer.Option("--store", help="dockerd's image store; by default dockerd is asked.")
-    ] = None,
-    argument: Annotated[
-        list[str],
-        typer.Option("--client-arg", metavar="ARG", help="For --check: before the client's own arguments; repeatable."),
-    ] = [],  # noqa: B006  # as above
-    image: Annotated[str, typer.Option("--image", metavar="REF", help="kubernetes: what writes the files.")] = IMAGE,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="With --write: also files that others wrote or edited.")
-    ] = False,
+    write: WriteOption = False,
+    undo: UndoOption = False,
+    check: CheckOption = False,
+    strict: StrictOption = False,
+    push: PushOption = False,
+    url: UrlOption = None,
+    ca_file: CaOption = None,
+    registry: RegistryOption = [],  # noqa: B006  # typer reads it, nobody changes it
+    root: RootOption = None,
+    config_file: ClientConfigOption = None,
+    version: VersionOption = None,
+    store: StoreOption = None,
+    argument: ArgumentOption = [],  # noqa: B006  # as above
+    image: ImageOption = IMAGE,
+    overwrite: OverwriteOption = False,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -106,12 +94,7 @@ def setup(
     if client is None:
         _list_clients(as_json=json)
         return
-    if sum((write, undo, check)) > 1:
-        raise typer.BadParameter("--write, --undo and --check are three different things; give one")
-    if push and not strict:
-        raise typer.BadParameter("--push goes with --strict; the ordinary form lets pushes pass anyway")
-    if client not in CLIENTS:
-        raise typer.BadParameter(f"no client {client!r}; there are {', '.join(CLIENTS)}")
+    _agree(client, acts=(write, undo, check), strict=strict, push=push)
     chosen, person = CLIENTS[client], this_person()
     folder = root or chosen.folder(person)
     main = config_file or (folder / chosen.config_file if chosen.config_file and root is None else None)
@@ -137,6 +120,16 @@ def setup(
         _check(chosen, wish, chosen.inspect(wish, person), partial(_prove, chosen, wish, local, made), as_json=json)
     else:
         _plan(chosen, wish, write=write, overwrite=overwrite, as_json=json)
+
+
+def _agree(client: str, *, acts: tuple[bool, ...], strict: bool, push: bool) -> None:
+    """Refuse options that do not go together."""
+    if sum(acts) > 1:
+        raise typer.BadParameter("--write, --undo and --check are three different things; give one")
+    if push and not strict:
+        raise typer.BadParameter("--push goes with --strict; the ordinary form lets pushes pass anyway")
+    if client not in CLIENTS:
+        raise typer.BadParameter(f"no client {client!r}; there are {', '.join(CLIENTS)}")
 
 
 def _list_clients(*, as_json: bool) -> None:
