@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from iarproxy.errors import IarproxyError, UnknownManifest, UpstreamDown, UpstreamHeld, UpstreamWrong
+from iarproxy.errors import IarproxyError, Unavailable, UnknownManifest, UpstreamHeld, UpstreamWrong
 from iarproxy.mirror.holding import Held
 from iarproxy.oci import Tag
 from iarproxy.upstream import Purpose
@@ -61,22 +61,31 @@ async def need(world: World, warm: Published, *, one: str | None = None) -> int:
             with suppress(IarproxyError):
                 await world.tag(f"t{number}", one or f"team/app-{number % 20}")
                 good += 1
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await pull_cached(world, warm)
 
     await asyncio.gather(*(pull(number) for number in range(NEEDED)))
     return good
 
 
+async def _refusal(world: World) -> str:
+    """Why a tag that is not held cannot be had; empty: it can."""
+    try:
+        await world.tag("t0", "team/app-0")
+    except Unavailable as error:
+        return str(error)
+    return ""
+
+
 async def test_429_with_retry_after(tmp_path: Path, registry: FakeRegistry) -> None:
     """What was under way when it came, and nothing more until the time is over; then one probe, and all goes on."""
     async with a_warm_world(tmp_path, registry) as (world, warm):
-        registry.faults.add("*", Fault(status=429, headers={"Retry-After": "30"}))
+        registry.faults.add("*", Fault(status=429, headers={"Retry-After": "600"}))
         assert 0 == await need(world, warm)
         assert registry.count() <= 16
         with pytest.raises(UpstreamHeld) as raised:
             await world.tag("t0", "team/app-0")
-        assert 0 < (raised.value.retry_after or 0) <= 30
+        assert 0 < (raised.value.retry_after or 0) <= 600
     async with a_world(tmp_path, registry) as other:
         registry.forget()
         with pytest.raises(UpstreamHeld):
@@ -99,17 +108,15 @@ async def test_a_dead_upstream(tmp_path: Path, registry: FakeRegistry) -> None:
     async with a_warm_world(tmp_path, registry) as (world, warm):
         await registry.stop()
         assert 0 == await need(world, warm)
-        with pytest.raises(UpstreamDown, match="it is asked again in"):
-            await world.tag("t0", "team/app-0")
+        async with asyncio.timeout(60):
+            while "it is asked again in" not in await _refusal(world):
+                await asyncio.sleep(0.05)
         await pull_cached(world, warm)
         standing = await world.upstreams[NAME].standing()
         assert standing.endpoints[0].down_since is not None
         await registry.start()
         async with asyncio.timeout(60):
-            while True:
-                with suppress(UpstreamDown):
-                    await world.tag("t0", "team/app-0")
-                    break
+            while await _refusal(world):
                 await asyncio.sleep(0.05)
         assert (await world.upstreams[NAME].standing()).endpoints[0].down_since is None
 
@@ -183,7 +190,7 @@ async def test_a_redirect_to_a_dead_host(tmp_path: Path, registry: FakeRegistry)
         for number in range(1, NEEDED, 20):
             with suppress(IarproxyError):
                 await world.tag(f"t{number}", "team/app-1")
-        assert registry.count() <= NEEDED // 20 + 10 + 1
+        assert registry.count() <= 2 * NEEDED // 20 + 5  # each once, and what further tries a pull alone may have
         await world.tag("t2", "team/app-2")
         await pull_cached(world, warm)
 
@@ -212,7 +219,7 @@ async def test_cached_pulls_while_all_places_are_taken(tmp_path: Path, registry:
         async with asyncio.timeout(20):
             while (await world.upstreams[NAME].standing()).waiting < 4:
                 await asyncio.sleep(0.01)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await pull_cached(world, warm)
             await world.tag("t1", "team/app-1")
         registry.gate("later").set()
