@@ -61,6 +61,9 @@ class ArtifactWorld(World):
         with self.proxy.config.open("a") as settings:
             for name, port in ports.items():
                 settings.write(f'[upstreams."{name}"]\nurl = "http://127.0.0.1:{port}"\nnegative_ttl = "0s"\n')
+            settings.write(
+                '[[tags]]\nmatch = "**:sha256-*"\nmode = "follow"\nttl = "1s"\n'
+            )  # attachments are seen soon
             settings.write(f'[[tags]]\nmatch = "**/{REFUSED}"\nmode = "refuse"\n')
 
     def __enter__(self) -> Self:
