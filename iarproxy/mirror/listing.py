@@ -6,10 +6,12 @@ Rule 2: referrers are asked of upstream's API, else read from the fallback tag (
         said last is kept, so that a verifier finds signatures while upstream is away. No word at all means an empty
         list, on which every verifier fails closed; an error would fail pulls of what we hold.
 Rule 3: what an API said is true for as long as an attachment tag would be followed: some runtimes ask at each pull.
+        After that its news is waited for only shortly where something is held (`patience`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any
@@ -21,6 +23,7 @@ from iarproxy.ledger import Ledger
 from iarproxy.mirror.answers import ReferrersAnswer, TagList
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.manifests import Manifests
+from iarproxy.mirror.patience import Asking, Wait
 from iarproxy.oci import Digest, Repository, Tag, TagReference, parse_manifest
 from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.store import Store
@@ -28,6 +31,7 @@ from iarproxy.trust import TagRule, rule_for
 from iarproxy.upstream import Upstreams
 
 _REMEMBERED = 10_000
+_FOR_TAGS = 10.0  # seconds that a list waits for upstream's part of it
 _EMPTY = orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
 
 
@@ -53,6 +57,11 @@ class Listings:
         self._rules = rules
         self._now = now
         self._said: dict[TagReference, tuple[Digest | None, datetime]] = {}  # by an API, and when; None: nothing
+        self._asking: Asking[bytes] = Asking()
+
+    async def close(self) -> None:
+        """End what is under way for nobody any more."""
+        await self._asking.close()
 
     async def tags(self, repository: Repository) -> TagList:
         """All tags, sorted by their characters' code points.
@@ -64,8 +73,9 @@ class Listings:
         ours = await self._ledger.tags_of(repository)
         complete = True
         try:
-            theirs = await self._upstreams[repository.registry].tags(repository.name)
-        except (Unavailable, Refused):
+            async with asyncio.timeout(_FOR_TAGS if ours else None):
+                theirs = await self._upstreams[repository.registry].tags(repository.name)
+        except (Unavailable, Refused, TimeoutError):
             if not ours:
                 raise
             theirs, complete = [], False
@@ -89,18 +99,24 @@ class Listings:
         fresh = await self._fresh(fallback)
         if fresh is not None:
             return fresh
+        known = await self._known(fallback)
+        wait = Wait.NEWS if known is not None else self._wait_for_first(repository, digest)
         try:
-            raw = await self._upstreams[repository.registry].referrers(repository.name, digest)
+            return await self._asking.once(fallback, lambda: self._ask(fallback, digest), wait)
         except (Unavailable, Refused):
-            return await self._known(fallback)
-        if raw is None:
-            return await self._from_tag(fallback)
-        return await self._keep(fallback, raw)
+            return known or _EMPTY
+
+    def _wait_for_first(self, repository: Repository, digest: Digest) -> Wait:
+        return Wait.FIRST if self._documents.is_held(repository, digest) else Wait.ALL
+
+    async def _ask(self, fallback: TagReference, digest: Digest) -> bytes:
+        raw = await self._upstreams[fallback.repository.registry].referrers(fallback.repository.name, digest)
+        return await (self._from_tag(fallback) if raw is None else self._keep(fallback, raw))
 
     async def _fresh(self, fallback: TagReference) -> bytes | None:
         """What the API said a moment ago; None: it has to be asked."""
         digest, moment = self._said.get(fallback, (None, None))
-        if moment is None or self._now() - moment >= rule_for(fallback, self._rules).ttl:
+        if moment is None or abs(self._now() - moment) >= rule_for(fallback, self._rules).ttl:
             return None
         if digest is None:
             return _EMPTY
@@ -135,10 +151,13 @@ class Listings:
             pass  # the answer is right whether or not it can be kept
         return index
 
-    async def _known(self, fallback: TagReference) -> bytes:
+    async def _known(self, fallback: TagReference) -> bytes | None:
+        """What upstream said last; None: nothing, or nothing that is held."""
+        if fallback in self._said and self._said[fallback][0] is None:
+            return _EMPTY
         known = await self._ledger.followed(fallback)
         held = None if known is None else await self._documents.held(known[0].digest)
-        return _EMPTY if held is None else _as_index(held.raw)
+        return None if held is None else _as_index(held.raw)
 
 
 def _as_index(raw: bytes) -> bytes:

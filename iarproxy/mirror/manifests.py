@@ -4,7 +4,8 @@ Rule 1: manifest durable, then pin durable, then the first byte of the tag's ans
 Rule 2: a pin is built only from bytes hashed here; who loses the race for the first pin adopts the winner.
 Rule 3: an unreadable pin is `LedgerDamaged`, never a reason to ask upstream what the tag means (invariant 4).
 Rule 4: one upstream request per name in this worker, however many ask; who stops waiting changes nothing.
-Rule 5: what is held never waits for a place among requests to upstreams, nor one upstream's for another's.
+Rule 5: what is held never waits for a place among requests to upstreams, nor one upstream's for another's; and for an
+        upstream's news of a followed tag only shortly (`patience`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from iarproxy.inflight import InFlight
 from iarproxy.ledger import DriftState, Ledger, Pin
 from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned
 from iarproxy.mirror.documents import Documents, upstream_of
+from iarproxy.mirror.patience import Asking, Wait
 from iarproxy.mirror.refusing import refused_by_policy, refused_for_drift
 from iarproxy.oci import (
     Descriptor,
@@ -65,13 +67,13 @@ class Manifests:
         self._on_first_pin = on_first_pin
         self._on_hint = on_hint
         self._pinning: InFlight[Reference, Pin] = InFlight(group=upstream_of)
-        self._following: InFlight[Reference, Seen] = InFlight(group=upstream_of)
+        self._following: Asking[Seen] = Asking()
         self._seen: dict[TagReference, Seen] = {}  # what followed tags offered; as true as the ledger, until it is old
 
     async def close(self) -> None:
         """End what is under way for nobody any more."""
-        for flights in (self._pinning, self._following):
-            await flights.close()
+        await self._pinning.close()
+        await self._following.close()
 
     async def answer(
         self, repository: Repository, wanted: Tag | Digest, purpose: Purpose = Purpose.CLIENT
@@ -123,7 +125,7 @@ class Manifests:
         return None if manifest is None else _followed_answer(reference, known, manifest, stale=False, cached=True)
 
     def _is_fresh(self, known: Seen, rule: TagRule) -> bool:
-        return self._now() - known[1] < rule.ttl
+        return abs(self._now() - known[1]) < rule.ttl  # a clock that was ahead makes nothing fresh for years
 
     def _peek_pinned(self, reference: TagReference, rule: TagRule) -> ManifestAnswer | None:
         pin = self._ledger.peek(reference)
@@ -182,7 +184,8 @@ class Manifests:
         fresh = known is not None and self._is_fresh(known, rule)
         if not fresh:
             try:
-                known = await self._following.once(reference, lambda: self._refresh(reference, purpose))
+                wait = self._wait(reference, known, purpose)
+                known = await self._following.once(reference, lambda: self._refresh(reference, purpose), wait)
             except (Unavailable, Refused) as error:  # invariant 7: 401, 403 and 404 fail nothing that we hold either
                 if known is None:
                     raise _unseen(reference, error) from error
@@ -191,6 +194,15 @@ class Manifests:
         self._note(reference, known)
         manifest = await self._documents.by_digest(DigestReference(reference.repository, known[0].digest))
         return _followed_answer(reference, known, manifest, stale=stale, cached=fresh or stale)
+
+    def _wait(self, reference: TagReference, known: Seen | None, purpose: Purpose) -> Wait:
+        if purpose is not Purpose.CLIENT:
+            return Wait.ALL
+        if known is not None:
+            return Wait.NEWS
+        subject = reference.tag.subject
+        held = subject is not None and self._documents.is_held(reference.repository, subject)
+        return Wait.FIRST if held else Wait.ALL
 
     def _note(self, reference: TagReference, known: Seen) -> None:
         self._seen[reference] = known

@@ -108,6 +108,7 @@ class Mirror:
         await self.drift.close()
         await self.holding.close()
         await self._manifests.close()
+        await self._listings.close()
         await self._foreign.close()
         await self._documents.close()
         await self._usage.close()

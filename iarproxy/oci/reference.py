@@ -96,6 +96,11 @@ class Tag:
         """Whether this is the fallback tag under which signatures and referrers of a digest are kept."""
         return _ATTACHMENT.fullmatch(self.value) is not None
 
+    @property
+    def subject(self) -> Digest | None:
+        """What an attachment tag is attached to; None: it is another tag."""
+        return Digest("sha256", self.value[7:71]) if self.is_attachment else None
+
     @classmethod
     def attached_to(cls, digest: Digest) -> Self:
         """The tag that lists a digest's referrers where upstream has no referrers API (distribution-spec v1.1)."""
