@@ -122,7 +122,7 @@ def parse_retry_after(header: str | None, now: datetime) -> float | None:
         return min(float(text[:9]), _MAX_RETRY_AFTER)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # a year or an offset of twenty digits
         return None
     if at.tzinfo is None:
         at = at.replace(tzinfo=UTC)
