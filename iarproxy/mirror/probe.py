@@ -2,7 +2,8 @@
 
 Rule 1: in every upstream the name `library/iarproxy-check` is ours alone, and upstream is never asked for it. Nobody
         can register it: on Docker Hub `library` belongs to Docker.
-Rule 2: `pass-<nonce>` is an image that only this instance makes; `deny-<nonce>` is refused as policy refuses.
+Rule 2: `pass-<nonce>` is an image that only this instance makes, in all that a client may know it by: index, manifests
+        and configurations; `deny-<nonce>` is refused as policy refuses.
 Rule 3: what a nonce makes is kept like any content, so that every worker has it; how fast new ones are made is bounded.
 """
 
@@ -117,8 +118,9 @@ def image(instance: str, nonce: str) -> tuple[bytes, ...]:
     layer = gzip.compress(_NOTHING, mtime=0)
     parts: list[bytes] = [layer]
     children = []
+    told = {"dev.iarproxy.instance": instance, "dev.iarproxy.nonce": nonce}
     for platform in _PLATFORMS:
-        config = _config(platform)
+        config = _config(platform, told)
         manifest = orjson.dumps(
             {
                 "schemaVersion": 2,
@@ -129,14 +131,13 @@ def image(instance: str, nonce: str) -> tuple[bytes, ...]:
         )
         parts += [config, manifest]
         children.append({**_descriptor(OCI_MANIFEST, manifest), "platform": platform})
-    told = {"dev.iarproxy.instance": instance, "dev.iarproxy.nonce": nonce}
     index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": children, "annotations": told}
     return (*parts, orjson.dumps(index))
 
 
-def _config(platform: dict[str, str]) -> bytes:
+def _config(platform: dict[str, str], told: dict[str, str]) -> bytes:
     empty = {"type": "layers", "diff_ids": [str(Digest.of(_NOTHING))]}
-    return orjson.dumps({**platform, "config": {"Cmd": ["/nothing"]}, "rootfs": empty})
+    return orjson.dumps({**platform, "config": {"Cmd": ["/nothing"], "Labels": told}, "rootfs": empty})
 
 
 def _descriptor(media_type: str, raw: bytes) -> dict[str, Any]:

@@ -41,6 +41,17 @@ async def test_its_digest_tells_nonce_and_instance(tmp_path: Path, registry: Fak
     assert digests[0] != digests[2]
 
 
+async def test_no_part_of_it_is_that_of_another(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Clients may know an image by the digest of a platform's manifest alone: that too tells nonce and instance."""
+    seen: list[Digest] = []
+    for folder, tag in (("one", PASS), ("one", "pass-abcdefgh"), ("two", PASS)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        async with a_world(tmp_path / folder, registry) as world:
+            top = await world.tag(tag, NAME)
+            seen += [top.descriptor.digest, *(each.descriptor.digest for each in parse_manifest(top.raw).children)]
+    assert len(seen) == len(set(seen))
+
+
 @pytest.mark.parametrize(("form", "kind"), [("error", Denied), ("stop", Stopped)])
 async def test_it_refuses_as_policy_refuses(
     tmp_path: Path, registry: FakeRegistry, form: str, kind: type[Denied]
