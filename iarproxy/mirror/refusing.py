@@ -4,10 +4,13 @@ Rule 1: a refusal manifest is content like any other: durable and linked before 
         answers for it by digest, below /manifests/ and below /blobs/.
 Rule 2: it never becomes a pin, a followed tag or an answer to anybody who keeps manifests as content.
 Rule 3: one that cannot be kept is no reason to let the client go on: it is answered all the same.
+Rule 4: where clients choose the names that are refused, how many are kept is bounded: some at once, then few in a
+        while. Those of drift are as many as pins, and always kept.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import assert_never
 
 import structlog
@@ -25,6 +28,9 @@ from iarproxy.trust import OnDrift, RefusalForm, TagRule
 log = structlog.get_logger("iarproxy.mirror")
 
 _REMEMBERED = 1024
+_BURST = 256  # refusals with names that clients chose, kept at once; after that one for each pause
+_PAUSE = 10.0  # seconds
+_DRIFT = "tag-drift"
 
 
 class Refusing:
@@ -35,17 +41,28 @@ class Refusing:
         self._access = access
         self._memory = memory
         self._kept: dict[tuple[TagReference, Digest], None] = {}
+        self._paid = float("-inf")  # the moment up to which the pauses that passed are used up
 
     async def answer(self, reference: TagReference, stopped: Stopped) -> RefusalAnswer:
         """The refusal manifest that says why the tag is not served."""
         facts = {"reference": str(reference), "message": str(stopped)}
         refusal = refuse(stopped.reason, {**facts, **{key: str(value) for key, value in stopped.detail.items()}})
         if (reference, refusal.digest) not in self._kept:
-            await self._keep(reference, refusal)
+            await self._keep(reference, refusal, always=stopped.reason == _DRIFT)
         return RefusalAnswer(reference.repository, refusal)
 
-    async def _keep(self, reference: TagReference, refusal: Refusal) -> None:
+    def _may_keep(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        paid = max(self._paid, now - _BURST * _PAUSE) + _PAUSE
+        if paid > now:
+            return False
+        self._paid = paid
+        return True
+
+    async def _keep(self, reference: TagReference, refusal: Refusal, *, always: bool) -> None:
         manifest = self._memory.learn(reference.repository, parse_manifest(refusal.raw))
+        if not (always or self._store.find(refusal.digest) is not None or self._may_keep()):
+            return
         try:
             await self._store.put(Digest.of(EMPTY), EMPTY)
             await self._store.put(refusal.digest, refusal.raw)
@@ -84,6 +101,6 @@ def refused_for_drift(pin: Pin, drift: DriftState | None, rule: TagRule) -> Deni
         case OnDrift.DENY:
             return Denied(text, pinned=str(pinned), offered=str(offered))
         case OnDrift.STOP:
-            return Stopped(text, "tag-drift", pinned=str(pinned), offered=str(offered))
+            return Stopped(text, _DRIFT, pinned=str(pinned), offered=str(offered))
         case _:
             assert_never(rule.on_drift)

@@ -100,3 +100,18 @@ async def test_stop_serves_what_has_not_drifted(tmp_path: Path, registry: FakeRe
         registry.content.delete_tag("team/app", "1")
         await world.mirror.drift.check(world.reference())
         assert pinned.digest == (await world.tag()).descriptor.digest
+
+
+async def test_names_that_clients_choose_fill_no_disk(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Rule 4: every one of a flood of names is refused, and few of the refusals are kept."""
+    rules = [{"match": "registry.example.com/evil/**", "mode": "refuse"}]
+    async with a_world(tmp_path, registry, tags=rules, refusal="stop") as world:
+        kept = 0
+        for number in range(600):
+            reference = world.reference("1", f"evil/n{number}")
+            with pytest.raises(Stopped) as caught:
+                await world.tag("1", f"evil/n{number}")
+            refusal = (await world.mirror.refusal(reference, caught.value)).refusal
+            kept += world.store.find(refusal.digest) is not None
+            assert refusal.raw == (await world.mirror.manifest(reference.repository, refusal.digest)).raw
+        assert 0 < kept < 300
