@@ -31,6 +31,7 @@ from iarproxy.upstream.transfer import Transfer, begin
 Origin: TypeAlias = tuple[str, str, int | None]
 
 _REMEMBERED = 4096
+_OF_ONE = 512  # foreign layers of one manifest; images have a few
 _KEPT_FOR = 30 * 86_400.0  # seconds
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
 _MISSING = frozenset({404, 410})
@@ -53,11 +54,11 @@ class ForeignLayers:
 
     async def learn(self, repository: str, layers: Sequence[Foreign]) -> None:
         """Remember what a manifest of the repository tells."""
-        for each in layers:
-            if self._told.get((repository, each.digest)) != each:
-                self._remember(repository, each)
-                told = orjson.dumps([each.size, each.urls])
-                await self._cache.put(self._key(repository, each.digest), told, _KEPT_FOR)
+        fresh = [each for each in layers[:_OF_ONE] if self._told.get((repository, each.digest)) != each]
+        for each in fresh:
+            self._remember(repository, each)
+        told = {self._key(repository, each.digest): orjson.dumps([each.size, each.urls]) for each in fresh}
+        await self._cache.put_all(told, _KEPT_FOR)
 
     async def told(self, repository: str, digest: Digest) -> Foreign | None:
         """What was told of a digest; None: nothing."""

@@ -94,7 +94,7 @@ class SharedTokens:
     async def _fresh(self, key: str, stale: Token | None) -> Token | None:
         now = self._now().timestamp()
         found = _load(await self._cache.get(key)) or self._kept.get(key)
-        if isinstance(found, Refusal) and now < found.until:
+        if isinstance(found, Refusal) and 0 < found.until - now <= _MAX_BUSY:
             self._keep(key, found)
             raise found.error(now)
         if isinstance(found, Token) and now < found.fresh_until and found != stale:

@@ -164,8 +164,10 @@ class Tokens:
 
     def _refusal(self, place: Place, identity: str) -> _Refused | None:
         found = self._refused.get(place)
-        in_force = found is not None and found.identity == identity and self._now().timestamp() < found.until
-        return found if in_force else None
+        if found is None or found.identity != identity:
+            return None
+        # A clock that was set back must not make it last.
+        return found if 0 < found.until - self._now().timestamp() <= _REFUSED_FOR else None
 
     def _learn(self, repository: str, challenges: Sequence[Challenge]) -> None:
         schemes = {challenge.scheme: challenge for challenge in reversed(challenges)}

@@ -47,6 +47,32 @@ async def test_what_is_put_is_got(tmp_path: Path) -> None:
     await other.close()
 
 
+async def test_a_clock_that_was_ahead_lets_nothing_live_on(tmp_path: Path) -> None:
+    """What would live for longer than was meant is a miss, also where several keys are looked for or one is changed."""
+    cache = await SharedCache.open(tmp_path / "cache")
+    await cache.put("key", b"value", 10)
+    with closing(sqlite3.connect(tmp_path / "cache" / "cache.db")) as database, database:
+        database.execute("UPDATE Cache SET expire_time = expire_time + 3600")
+    seen: list[bytes | None] = []
+
+    def change(value: bytes | None) -> bytes:
+        seen.append(value)
+        return b"new"
+
+    assert (None, None) == (await cache.get("key"), await cache.first(["key"]))
+    await cache.update("key", change, 10)
+    assert ([None], b"new") == (seen, await cache.get("key"))
+    await cache.close()
+
+
+async def test_many_values_are_put_at_once(tmp_path: Path) -> None:
+    """One that is too large is left out."""
+    cache = await SharedCache.open(tmp_path / "cache")
+    await cache.put_all({"one": b"1", "two": b"2", "large": bytes(2**20 + 1)}, 60)
+    assert [b"1", b"2", None] == [await cache.get(key) for key in ("one", "two", "large")]
+    await cache.close()
+
+
 @pytest.mark.parametrize("where", ["value", "file", "key", "number", "text"])
 async def test_a_planted_row_is_never_read(tmp_path: Path, where: str) -> None:
     """A pickle as value, as file or as key does not run; other types of value are misses."""
