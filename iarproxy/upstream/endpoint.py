@@ -30,6 +30,7 @@ _EVIDENCE = ("date", "etag", "last-modified", "docker-content-digest", "content-
 _GONE = "none"  # see `server.standing`
 _MAX_EVIDENCE = 512  # characters of one header kept as evidence
 _OK, _PARTIAL, _UNSATISFIABLE = 200, 206, 416
+_PROGRESS = 65_536  # bytes of a blob that are worth a request
 _POOR_HEAD = frozenset({400, 401, 403, 405, 501})
 
 
@@ -165,8 +166,8 @@ class Endpoint:
         return self._client.places.waiting + self._client.small_places.waiting
 
     def broke(self, repository: str, transfer: Transfer, error: UpstreamUnavailable) -> None:
-        """A transfer was not what it should be."""
-        if self.budget is not None and transfer.home:
+        """A transfer was not what it should be; one that came some way is resumed, and shuts nothing."""
+        if self.budget is not None and transfer.home and transfer.came < _PROGRESS:
             self.budget.broke(self._api_name(repository), str(error))
 
     def completed(self, repository: str) -> None:

@@ -32,6 +32,7 @@ class Transfer:
         size: of the whole blob, in bytes; None: upstream does not say.
         offset: where the bytes start.
         home: they come from the upstream's own origin.
+        came: how many there were so far.
     """
 
     def __init__(self, client: Client, landed: Landed, *, size: int | None, offset: int) -> None:
@@ -40,6 +41,7 @@ class Transfer:
         self.home = landed.home
         self.size = size
         self.offset = offset
+        self.came = 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The bytes from `offset` to the end.
@@ -47,17 +49,16 @@ class Transfer:
         Raises:
             UpstreamTimeout, UpstreamUnavailable: they broke off, stalled, or come too slowly.
         """
-        at = self.offset
         pace = _Pace(self._client)
         while piece := await pace.read(self._response):
-            at += len(piece)
-            if self.size is not None and at > self.size:
+            self.came += len(piece)
+            if self.size is not None and self.offset + self.came > self.size:
                 raise UpstreamWrong(f"{self._client.name} sends more than the {self.size} bytes that it announced")
-            if at - self.offset >= _READ_ON:
+            if self.came >= _READ_ON:
                 self._response.content.set_read_chunk_size(_READ_ON)
             yield piece
-        if self.size is not None and at != self.size:
-            text = f"{self._client.name} sent {at - self.offset} of {self.size - self.offset} bytes and broke off"
+        if self.size is not None and self.offset + self.came != self.size:
+            text = f"{self._client.name} sent {self.came} of {self.size - self.offset} bytes and broke off"
             raise UpstreamUnavailable(text, upstream=self._client.name)
 
     def release(self) -> None:

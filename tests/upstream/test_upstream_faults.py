@@ -14,12 +14,13 @@ from iarproxy.errors import (
     IarproxyError,
     UnknownBlob,
     UnknownManifest,
+    UpstreamDown,
     UpstreamTimeout,
     UpstreamUnavailable,
     UpstreamWrong,
 )
-from iarproxy.oci import Tag
-from iarproxy.upstream import Retry
+from iarproxy.oci import Digest, Tag
+from iarproxy.upstream import Retry, Upstream
 from images import random_blob, small_image
 from registry import FakeRegistry
 from registry_faults import Fault
@@ -185,6 +186,33 @@ async def test_a_blob_resumes_where_it_broke() -> None:
         got += await whole(upstream, "a/b", digest, len(got))
         assert (got, registry.sent[str(digest)]) == (DATA, len(DATA))
         assert registry.log[-1].headers["Range"] == "bytes=70000-"
+
+
+async def test_blobs_that_break_after_some_progress_shut_nothing() -> None:
+    """Blobs that broke on their way are resumed, however many; only those that break at once, again and again, fail."""
+    async with FakeRegistry() as registry, dialing(registry) as upstream:
+        digests = [registry.content.publish_blob("a/b", random_blob(150_000, seed)) for seed in range(10)]
+        registry.faults.add("*/blobs/*", Fault(truncate_at=70_000), times=10)
+        for digest in digests:
+            assert 70_000 == len(await broken(upstream, "a/b", digest))
+        for digest in digests:
+            await whole(upstream, "a/b", digest, 70_000)
+        registry.faults.add("*/blobs/*", Fault(truncate_at=7))
+        for digest in digests[:5]:
+            await broken(upstream, "a/b", digest)
+        with pytest.raises(UpstreamDown, match="broke off"):
+            await whole(upstream, "a/b", digests[0])
+
+
+async def broken(upstream: Upstream, repository: str, digest: Digest) -> bytes:
+    """What came of a blob that does not come whole."""
+    got = b""
+    with suppress(UpstreamUnavailable):
+        async with upstream.blob(repository, digest) as transfer:
+            async for piece in transfer.chunks():
+                got += piece
+        raise AssertionError("it came whole")
+    return got
 
 
 async def test_a_slow_consumer_is_not_upstreams_fault() -> None:
