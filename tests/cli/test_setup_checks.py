@@ -505,6 +505,11 @@ def test_as_json(tmp_path: Path) -> None:
         (["buildkit", "--strict"], 1, "BuildKit has no strict form"),
         (["kubernetes"], 1, "--url"),
         (["podman", "--ca-file", "x"], 1, "--ca-file goes with https"),
+        (["containerd", "--client-version", "new"], 2, "'new' is no version"),
+        *(
+            (["containerd", "--check", "--url", each], 1, "no such host or port")
+            for each in ("h:0", "h:65536", "https://..", "http://.", "http://[:::::]:1", f"{'a' * 64}:1")
+        ),
     ],
 )
 def test_refusals(words: list[str], code: int, said: str, tmp_path: Path) -> None:
@@ -512,6 +517,39 @@ def test_refusals(words: list[str], code: int, said: str, tmp_path: Path) -> Non
     ended = run(tmp_path, *words)
     assert (code, 1) == (ended.returncode, len(ended.stderr.strip().splitlines())), ended
     assert said in ended.stderr
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("client", ["containerd", "nerdctl", "podman", "docker", "k3s", "buildkit"])
+@pytest.mark.parametrize("shape", ["missing", "pipe", "folder", "empty", "words", "device"])
+def test_an_authority_that_is_none(client: str, shape: str, tmp_path: Path) -> None:
+    """A client is not told of a file that it cannot use, whatever is at the path; nothing is written."""
+    authority = Path("/dev/zero") if shape == "device" else tmp_path / "ca.crt"
+    match shape:
+        case "pipe":
+            os.mkfifo(authority)
+        case "folder":
+            authority.mkdir()
+        case "empty" | "words":
+            authority.write_text("" if shape == "empty" else "a certificate")
+    words = ("--url", "https://m:5443", "--ca-file", str(authority), "--root", str(tmp_path / "etc"), "--write")
+    ended = run(tmp_path, client, *words)
+    assert (1, 1) == (ended.returncode, len(ended.stderr.strip().splitlines())), ended
+    assert "give --ca-file the certificate" in ended.stderr
+    assert not (tmp_path / "etc").exists()
+
+
+@pytest.mark.timeout(30)
+def test_pipes_in_place_of_files(tmp_path: Path) -> None:
+    """Neither writing nor checking waits for somebody to write into a pipe."""
+    for path in ("docker.io/hosts.toml", "registries.conf.d/10-x.conf"):
+        (tmp_path / path).parent.mkdir()
+        os.mkfifo(tmp_path / path)
+    written = run(tmp_path, "containerd", "--root", str(tmp_path), "--write")
+    assert (1, True) == (written.returncode, "hosts.toml: is no file" in written.stderr)
+    for client in ("containerd", "podman"):
+        checked = run(tmp_path, client, "--root", str(tmp_path), "--url", "127.0.0.1:9", "--check")
+        assert (4, True) == (checked.returncode, "   wrong  " in checked.stdout)
 
 
 def test_a_client_without_a_live_check(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from certificates import CertificateAuthority
 from iarproxy.cli.setup import addressing, buildkit, containerd, docker, hosts_toml, k3s, kubernetes, machines, podman
 from iarproxy.cli.setup.clients import CLIENTS
 from iarproxy.cli.setup.plan import MARK, Fall, ImageStore, Merged, Mirror, NoStrictForm, Plan, Whole, Wish
@@ -146,9 +147,9 @@ def test_docker_classic() -> None:
 
 def test_docker_certificate(tmp_path: Path) -> None:
     """A certificate authority is put where dockerd looks for that of the mirror's host."""
-    (tmp_path / "ca.pem").write_text("PEM")
-    found = texts(docker.plan(wish(replace(LAN, ca=tmp_path / "ca.pem"))))
-    assert "PEM" == found["certs.d/mirror.example.com/ca.crt"]
+    authority = CertificateAuthority(tmp_path).path
+    found = texts(docker.plan(wish(replace(LAN, ca=authority))))
+    assert authority.read_text() == found["certs.d/mirror.example.com/ca.crt"]
 
 
 @pytest.mark.parametrize(
@@ -248,10 +249,10 @@ def test_kind() -> None:
 
 def test_minikube(tmp_path: Path) -> None:
     """What minikube copies into its node names the authority by its path there."""
-    (tmp_path / "ca.pem").write_text("PEM")
-    found = texts(machines.minikube(wish(replace(LAN, ca=tmp_path / "ca.pem"), Fall.NONE)))
+    authority = CertificateAuthority(tmp_path).path
+    found = texts(machines.minikube(wish(replace(LAN, ca=authority), Fall.NONE)))
     assert 'ca = "/etc/iarproxy-ca.pem"' in found["etc/containerd/certs.d/docker.io/hosts.toml"]
-    assert "PEM" == found["etc/iarproxy-ca.pem"]
+    assert authority.read_text() == found["etc/iarproxy-ca.pem"]
     assert 'location = "mirror.example.com/docker.io"' in found[f"etc/containers/{podman.DROP_IN}"]
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import assert_never
+from urllib.parse import urlsplit
 
 from iarproxy.cli.setup.clients import Client, Reach, host_of
 from iarproxy.cli.setup.plan import EVERY, Mirror, means_this_machine
@@ -71,9 +73,21 @@ def _written(text: str, config: Config) -> tuple[str, str]:
     found = _AUTHORITY.fullmatch(text)
     if found is None:
         raise Refused(f"{text[:120]!r} is no address of a mirror; write HOST:PORT, http://HOST:PORT or https://HOST")
+    if not _is_reachable(found[2]):
+        raise Refused(f"{text[:120]!r} is no address of a mirror: no such host or port can be")
     secured = {each.port for each in doors(config) if each.scheme == "https"}
     guessed = "https" if found[2].rpartition(":")[2] in secured else "http"
     return found[1] or guessed, found[2]
+
+
+def _is_reachable(authority: str) -> bool:
+    """Whether the host can be looked up, and the port dialled."""
+    try:
+        parts = urlsplit(f"//{authority}")
+        host = (parts.hostname or "").encode("idna")
+        return bool(host) and parts.port != 0 and (not authority.startswith("[") or bool(ip_address(host.decode())))
+    except ValueError:  # of a label, an address, a port
+        return False
 
 
 def _found(config: Config, client: Client) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from iarproxy.cli.setup.merging import with_tables
 from iarproxy.cli.setup.plan import EVERY, MARK, Finding, Merged, Mirror, NoStrictForm, Plan, Weight, Wish
+from iarproxy.cli.setup.reading import read
 from iarproxy.errors import Refused
 
 FILE = "buildkitd.toml"
@@ -78,7 +79,7 @@ def inspect(wish: Wish) -> list[Finding]:
     """What BuildKit would do."""
     path = wish.folder / FILE
     try:
-        named = tomllib.loads(path.read_text()).get("registry")
+        named = tomllib.loads(read(path).decode()).get("registry")
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         return [Finding(Weight.WRONG, str(path), f"cannot be read ({error})")]
     blocks = {key: each for key, each in named.items() if isinstance(each, dict)} if isinstance(named, dict) else {}

@@ -47,12 +47,14 @@ from iarproxy.cli.setup.plan import (
     Fall,
     Finding,
     NoStrictForm,
+    Version,
     Wish,
     parse_version,
 )
 from iarproxy.cli.setup.probing import Style
 from iarproxy.cli.setup.programs import ask_dockerd, version_of
 from iarproxy.cli.setup.pulling import Puller, pullers
+from iarproxy.cli.setup.reading import read_ca
 from iarproxy.cli.setup.writing import Standing
 from iarproxy.errors import Refused, Unavailable
 from iarproxy.oci import DOCKER_HUB
@@ -109,7 +111,7 @@ def setup(
         folder,
         (Fall.DIGESTS if push else Fall.NONE) if strict else Fall.OPEN,
         main,
-        parse_version(version) if version else (daemon.version if daemon else version_of(chosen.version)),
+        _version(version) if version else (daemon.version if daemon else version_of(chosen.version)),
         store or (daemon.store if daemon and chosen.name == "docker" else None),  # Desktop's certs.d is out of reach
         daemon.mirrors if daemon else None,
         image,
@@ -120,6 +122,13 @@ def setup(
         _check(chosen, wish, chosen.inspect(wish, person), partial(_prove, chosen, wish, local, made), as_json=json)
     else:
         _plan(chosen, wish, write=write, overwrite=overwrite, as_json=json)
+
+
+def _version(text: str) -> Version:
+    found = parse_version(text)
+    if found is None:
+        raise typer.BadParameter(f"{text[:40]!r} is no version; write it as 1.7 or 28.5.2")
+    return found
 
 
 def _agree(client: str, *, acts: tuple[bool, ...], strict: bool, push: bool) -> None:
@@ -153,6 +162,8 @@ def _plan(client: Client, wish: Wish, *, write: bool, overwrite: bool, as_json: 
         else:
             showing.show_instead(error)
         raise
+    if write and wish.mirror.ca is not None:
+        read_ca(wish.mirror.ca)  # a client that is told a path that leads nowhere fails, or goes elsewhere
     steps = writing.write(plan.changes, overwrite=overwrite) if write else []
     if as_json:
         print_json(showing.plan_as_json(client.name, wish, plan, steps))

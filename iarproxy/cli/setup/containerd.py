@@ -14,6 +14,7 @@ from typing import Any
 from iarproxy.cli.setup import hosts_toml
 from iarproxy.cli.setup.merging import read_toml, with_value
 from iarproxy.cli.setup.plan import EVERY, Change, Fall, Finding, Merged, Plan, Version, Weight, Wish
+from iarproxy.cli.setup.reading import read
 from iarproxy.errors import Refused
 
 _SECTIONS = {
@@ -138,7 +139,7 @@ def inspect_nerdctl(wish: Wish) -> list[Finding]:
 
 def _inspect_config(file: Path, folder: Path, version: Version | None) -> list[Finding]:
     try:
-        document = tomllib.loads(file.read_text())
+        document = tomllib.loads(read(file).decode())
     except FileNotFoundError:
         document = {"version": 3 if version and version >= _READS_3 else 2}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:

@@ -28,6 +28,7 @@ from iarproxy.cli.setup.plan import (
     Whole,
     Wish,
 )
+from iarproxy.cli.setup.reading import read, read_ca
 from iarproxy.errors import Refused
 from iarproxy.oci import DOCKER_HUB
 
@@ -131,23 +132,11 @@ def _certificates(wish: Wish) -> tuple[Change, ...]:
     return (Whole(wish.folder / "certs.d" / wish.mirror.authority / "ca.crt", read_ca(ca)),)
 
 
-def read_ca(file: Path) -> bytes:
-    """The bytes of a certificate authority's file.
-
-    Raises:
-        Refused: it cannot be read.
-    """
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise Refused(f"{file}: {error.strerror}; give --ca-file the certificate of the mirror's authority") from error
-
-
 def inspect(wish: Wish) -> list[Finding]:
     """What this dockerd would do."""
     daemon = wish.folder / "daemon.json"
     try:
-        document = read_json(daemon.read_bytes(), daemon)
+        document = read_json(read(daemon), daemon)
     except FileNotFoundError:
         document = {}
     except (Refused, OSError) as error:

@@ -27,6 +27,7 @@ from iarproxy.cli.setup.plan import (
     means_this_machine,
     real_url,
 )
+from iarproxy.cli.setup.reading import read
 
 FILE = "hosts.toml"
 _WORDS = frozenset({"pull", "resolve", "push"})
@@ -104,7 +105,7 @@ def judge(folder: Path, registry: str, mirror: Mirror, version: Version | None, 
         return [Finding(Weight.WRONG, where, f"no {FILE} for it: pulls go to the real registry", registry)]
     path = found / FILE
     try:
-        document = tomllib.loads(path.read_text())
+        document = tomllib.loads(read(path).decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         text = f"cannot be read ({error}): {dialect.name} ignores it silently and asks the real registry"
         return [Finding(Weight.WRONG, str(path), text, registry)]

@@ -12,8 +12,8 @@ from __future__ import annotations
 import json
 
 from iarproxy.cli.setup import hosts_toml
-from iarproxy.cli.setup.docker import read_ca
 from iarproxy.cli.setup.plan import EVERY, MARK, Fall, Finding, Plan, Weight, Whole, Wish
+from iarproxy.cli.setup.reading import read_ca
 from iarproxy.errors import Refused
 
 FILE = "iarproxy-mirror.yaml"

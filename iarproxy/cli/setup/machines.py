@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from iarproxy.cli.setup import hosts_toml, podman
-from iarproxy.cli.setup.docker import instead, read_ca
+from iarproxy.cli.setup.docker import instead
 from iarproxy.cli.setup.plan import EVERY, MARK, Change, Fall, Finding, Plan, Weight, Whole, Wish
+from iarproxy.cli.setup.reading import read_ca
 
 _CONFIGURED_BY_ITSELF = (0, 27)  # from here on kind's nodes read certs.d without a patch
 _CERTS = "/etc/containerd/certs.d"

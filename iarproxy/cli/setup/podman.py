@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, assert_never
 
-from iarproxy.cli.setup.docker import read_ca
 from iarproxy.cli.setup.plan import EVERY, MARK, Change, Fall, Finding, Mirror, Plan, Weight, Whole, Wish
+from iarproxy.cli.setup.reading import read, read_ca
 from iarproxy.errors import Refused
 
 DROP_IN = "registries.conf.d/50-iarproxy.conf"
@@ -91,7 +91,7 @@ def _read(
     entries: dict[str, tuple[Path, dict[str, Any]]] = {}
     for file in files:
         try:
-            document = tomllib.loads(file.read_text())
+            document = tomllib.loads(read(file).decode())
         except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
             raise Refused(f"{file}: cannot be read ({error}); these programs stop at it") from error
         for entry in _tables(document.get("registry")):

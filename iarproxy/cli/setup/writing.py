@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import assert_never
 
 from iarproxy.cli.setup.plan import MARK, Change, Merged, Whole
+from iarproxy.cli.setup.reading import read
 from iarproxy.errors import Refused
 
-_MAX = 4 * 2**20  # bytes of a configuration file
 _NEW_FILE = 0o644
 
 
@@ -212,13 +212,9 @@ def _missing(path: Path) -> int:
 def _read(path: Path) -> bytes | None:
     with _told(path):
         try:
-            with path.open("rb") as file:
-                data = file.read(_MAX + 1)
+            return read(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
-    if len(data) > _MAX:
-        raise Refused(f"{path}: larger than any configuration file ({_MAX} bytes); left alone")
-    return data
 
 
 def _recorded(path: Path) -> _Record | None:
