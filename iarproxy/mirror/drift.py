@@ -134,9 +134,13 @@ class DriftWatch:
         """What is offered upstream of an upstream that itself serves what is pinned."""
         if beyond is None or beyond.digest == pin.descriptor.digest:
             return Steady(pin.descriptor.digest)
-        if beyond.digest is None:
-            return None
         upstream, repository = self._upstreams[pin.reference.repository.registry], pin.reference.repository
+        if beyond.digest is None and beyond.by_primary:
+            return None
+        if beyond.digest is None:  # a copy that lags must not make a tag look vanished
+            raise UpstreamUnavailable(
+                f"only a fallback of {upstream.name} answers, and says that {pin.reference} is gone"
+            )
         try:
             fetched = await upstream.manifest(repository.name, beyond.digest, purpose)
         except (UnknownManifest, UnknownName) as error:

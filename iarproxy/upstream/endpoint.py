@@ -40,9 +40,11 @@ class Beyond:
 
     Attributes:
         digest: of what is offered; None: the tag is gone there.
+        by_primary: it is the primary endpoint that says so.
     """
 
     digest: Digest | None
+    by_primary: bool = True
 
 
 @dataclass(frozen=True, slots=True)

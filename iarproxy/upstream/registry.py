@@ -31,6 +31,7 @@ from iarproxy.upstream.spending import Spender, Spending
 from iarproxy.upstream.transfer import Transfer
 
 T = TypeVar("T")
+Offer = TypeVar("Offer", FetchedManifest, Told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class Upstream:
         return await self._sought(
             Question("manifests", repository_name, wanted, f"the manifest {spelled(repository_name, wanted)}"),
             purpose,
-            lambda endpoint: endpoint.manifest(repository_name, wanted),
+            lambda endpoint: self._said_by(endpoint, endpoint.manifest(repository_name, wanted)),
         )
 
     async def head_manifest(
@@ -132,8 +133,19 @@ class Upstream:
         return await self._once(
             f"head {purpose.value}",
             question,
-            lambda: self._sought(question, purpose, lambda endpoint: endpoint.head_manifest(repository_name, wanted)),
+            lambda: self._sought(
+                question,
+                purpose,
+                lambda endpoint: self._said_by(endpoint, endpoint.head_manifest(repository_name, wanted)),
+            ),
         )
+
+    async def _said_by(self, endpoint: Endpoint, answer: Awaitable[Offer]) -> Offer:
+        """The answer, with a mark where it says that a tag is gone and is not the primary's (`failover`, rule 3)."""
+        found = await answer
+        if found.beyond is None or endpoint is self._primary:
+            return found
+        return replace(found, beyond=replace(found.beyond, by_primary=False))
 
     async def blob_size(self, repository_name: str, digest: Digest) -> int | None:
         """The size of a blob in bytes; None: upstream has it and does not tell.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pytest
 from edges import Edge, edge
 from iarproxy.errors import UpstreamUnavailable
 from iarproxy.oci import Digest
-from iarproxy.trust import Drifted, Steady
+from iarproxy.trust import Drifted, Steady, Vanished
 from images import random_blob, small_image
 from registry import FakeRegistry
 from registry_faults import Fault
@@ -89,3 +90,27 @@ async def test_a_fallback_that_lags_makes_nothing_vanish(tmp_path: Path) -> None
         with pytest.raises(UpstreamUnavailable):
             await world.edge.mirror.drift.check(world.edge.reference(REPOSITORY, NAME))
         assert 200 == (await world.edge.ask(f"/v2/{REPOSITORY}/manifests/1")).status
+
+
+async def test_a_fallback_that_is_a_mirror_makes_nothing_vanish(tmp_path: Path) -> None:
+    """That a tag is gone further up is the primary's word too: of a fallback it is no verdict, either way."""
+    async with two(tmp_path) as world:
+        await world.edge.ask(f"/v2/{REPOSITORY}/manifests/1")
+        reference = world.edge.reference(REPOSITORY, NAME)
+        world.second.faults.add("*/manifests/*", Fault(headers={"IAR-Upstream-Digest": "none"}))
+        await world.first.stop()
+        with pytest.raises(UpstreamUnavailable, match="only a fallback"):
+            await world.edge.mirror.drift.check(reference)
+        await world.first.start()
+        world.first.faults.add("*/manifests/*", Fault(headers={"IAR-Upstream-Digest": "none"}))
+        world.second.faults.add("*", Fault(no_answer=True))
+        async with asyncio.timeout(60):
+            while not isinstance(await _verdict(world), Vanished):
+                await asyncio.sleep(0.2)
+
+
+async def _verdict(world: Two) -> object:
+    try:
+        return (await world.edge.mirror.drift.check(world.edge.reference(REPOSITORY, NAME))).verdict
+    except UpstreamUnavailable as error:
+        return error
