@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from iarproxy.errors import Denied, Unavailable
+from iarproxy.errors import Denied, Unavailable, UpstreamDown, UpstreamHeld
 from iarproxy.inflight import InFlight
 from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.challenge import Challenge
@@ -40,6 +40,7 @@ from iarproxy.upstream.sharing import SharedTokens
 
 _REMEMBERED = 4096  # repositories, and places
 _REFUSED_FOR = 10.0  # seconds
+_BELIEVED_FOR = 10.0  # seconds for which a realm that gives no token is asked again all the same
 _PULL = re.compile(r"repository:[a-z0-9._/-]{1,255}:pull", re.ASCII)
 _MAX_SERVICE = 512
 
@@ -96,6 +97,7 @@ class Tokens:
         self._tokens = SharedTokens(cache, now)
         self._usual: _Basic | None = None
         self._wanted: OrderedDict[str, Realm | _Basic] = OrderedDict()
+        self._learnt: OrderedDict[str, float] = OrderedDict()  # when a realm was named
         self._refused: OrderedDict[Place, _Refused] = OrderedDict()
         self._flights: InFlight[str, Token] = InFlight()
 
@@ -106,7 +108,13 @@ class Tokens:
             Denied: the realm says no. Unavailable: no credential, or no token, is to be had.
         """
         credential = await self._source.find(place.repository)
-        return await self._shown(place, credential, None)
+        try:
+            return await self._shown(place, credential, None)
+        except (UpstreamHeld, UpstreamDown):
+            raise  # it was not asked
+        except (Unavailable, Denied):
+            self._doubt(place.repository)
+            raise
 
     async def renew(
         self, place: Place, rejected: Shown | None, challenges: Sequence[Challenge] | None = None
@@ -159,6 +167,13 @@ class Tokens:
         await self._flights.close()
         await self._source.close()
 
+    def _doubt(self, repository: str) -> None:
+        """Ask the registry anew which realm it wants, since the one that it named some time ago gives nothing."""
+        at, now = self._learnt.get(repository, 0.0), self._now().timestamp()
+        if abs(now - at) > _BELIEVED_FOR:
+            self._wanted.pop(repository, None)
+            self._learnt.pop(repository, None)
+
     def _identity(self, credential: Credential | None) -> str:
         return identity_of(credential, self._secret)
 
@@ -173,6 +188,7 @@ class Tokens:
         schemes = {challenge.scheme: challenge for challenge in reversed(challenges)}
         if "bearer" in schemes:
             _remember(self._wanted, repository, self._realm(repository, schemes["bearer"]))
+            _remember(self._learnt, repository, self._now().timestamp())
         elif "basic" in schemes:
             self._usual = _Basic()
             _remember(self._wanted, repository, self._usual)

@@ -233,3 +233,22 @@ async def test_a_token_server_that_fails(fault: Fault, error: type[IarproxyError
         registry.faults.clear()
         clock.at += timedelta(seconds=901)  # the longest that a Retry-After holds
         await upstream.manifest("a/b", Tag("1"))
+
+
+async def test_a_token_server_that_moved() -> None:
+    """Where the realm that a registry named once gives no token any more, the registry is asked anew which it wants."""
+    clock = Clock()
+    async with (
+        FakeRegistry() as old,
+        FakeRegistry(authority=Authority("bearer", realm=f"{old.url}/token")) as registry,
+        dialing(registry, now=clock) as upstream,
+    ):
+        old.authority = registry.authority
+        registry.content.publish("a/b", "1", small_image())
+        await upstream.manifest("a/b", Tag("1"))
+        assert (1, 0) == (_tokens_asked(old), _tokens_asked(registry))
+        await old.stop()
+        registry.authority.realm = ""
+        clock.at += timedelta(hours=1)
+        await upstream.manifest("a/b", Tag("1"))
+        assert 1 == _tokens_asked(registry)
