@@ -93,6 +93,17 @@ def test_hosts_toml(text: str, version: Any, weight: list[Weight], words: str, t
     assert any(words in each.text for each in found) or not words
 
 
+@pytest.mark.parametrize(
+    ("version", "weight"), [(OLD, [Weight.WRONG]), ((1, 7, 24), [Weight.WRONG]), (None, [Weight.NOTE]), ((2, 1), [])]
+)
+def test_an_ipv6_address_in_hosts_toml(version: Any, weight: list[Weight], tmp_path: Path) -> None:
+    """Before 2.0 containerd ignores such a file without an error, and asks the real registry."""
+    mirror = replace(MIRROR, authority="[::1]:5000")
+    (tmp_path / "docker.io").mkdir()
+    (tmp_path / "docker.io/hosts.toml").write_text((STRICT + HOST + WORDS).replace("127.0.0.1", "[::1]"))
+    assert weight == weights(hosts_toml.judge(tmp_path, "docker.io", mirror, version, hosts_toml.CONTAINERD))
+
+
 def test_which_hosts_toml_is_read(tmp_path: Path) -> None:
     """The first folder that exists is read and no other: one without the file hides `_default`."""
     names = ["m.example.com_5_", "m.example.com:5", "_default"]
@@ -506,6 +517,9 @@ def test_as_json(tmp_path: Path) -> None:
         (["kubernetes"], 1, "--url"),
         (["podman", "--ca-file", "x"], 1, "--ca-file goes with https"),
         (["containerd", "--client-version", "new"], 2, "'new' is no version"),
+        (["podman", "--url", "http://[::1]:5000"], 1, "give --url a name"),
+        (["cri-o", "--strict", "--url", "http://[::1]:5000"], 1, "give --url a name"),
+        (["containerd", "--client-version", "1.7.24", "--url", "http://[::1]:5000"], 1, "before 2.0 ignores a file"),
         *(
             (["containerd", "--check", "--url", each], 1, "no such host or port")
             for each in ("h:0", "h:65536", "https://..", "http://.", "http://[:::::]:1", f"{'a' * 64}:1")

@@ -28,6 +28,7 @@ from iarproxy.cli.setup.plan import (
     real_url,
 )
 from iarproxy.cli.setup.reading import read
+from iarproxy.errors import Refused
 
 FILE = "hosts.toml"
 _WORDS = frozenset({"pull", "resolve", "push"})
@@ -39,16 +40,17 @@ class Dialect:
     """What the reader of the file knows.
 
     `referrers`: the version from which on that capability is a word; `server_alone`: from which on a file without
-    [host] is read.
+    [host] is read; `brackets`: from which on a host may be an IPv6 address (seen: 1.6 and 1.7 ignore such a file).
     """
 
     name: str
     referrers: Version
     server_alone: Version = (0,)
+    brackets: Version = (0,)
 
 
-CONTAINERD = Dialect("containerd", (2, 2), _SERVER_ALONE)
-NERDCTL = Dialect("nerdctl", (2, 2))
+CONTAINERD = Dialect("containerd", (2, 2), _SERVER_ALONE, (2, 0))
+NERDCTL = Dialect("nerdctl", (2, 2), brackets=(2, 0))
 DOCKERD = Dialect("dockerd", (29, 1))
 
 
@@ -79,7 +81,16 @@ def render(registry: str, mirror: Mirror, fall: Fall, *, ca: str | None, referre
 
 
 def files(folder: Path, mirror: Mirror, fall: Fall, version: Version | None, dialect: Dialect) -> tuple[Whole, ...]:
-    """A file for each registry of the mirror."""
+    """A file for each registry of the mirror.
+
+    Raises:
+        Refused: the client would, or might, ignore all of it, and ask the real registry.
+    """
+    if _takes_no_brackets(mirror, version, dialect):
+        raise Refused(
+            f"{dialect.name} before {_dotted(dialect.brackets)} ignores a file with an IPv6 address silently; give --url"
+            " a host name, or --client-version if it is newer"
+        )
     referrers = version is not None and version >= dialect.referrers
     ca = str(mirror.ca) if mirror.ca else None
     return tuple(
@@ -89,6 +100,11 @@ def files(folder: Path, mirror: Mirror, fall: Fall, version: Version | None, dia
         )
         for each in mirror.registries
     )
+
+
+def _takes_no_brackets(mirror: Mirror, version: Version | None, dialect: Dialect) -> bool:
+    """Whether the mirror is an IPv6 address that the client does not take, or is not known to."""
+    return mirror.authority.startswith("[") and (version or (0,)) < dialect.brackets
 
 
 def find(folder: Path, registry: str) -> Path | None:
@@ -135,6 +151,9 @@ def _judge(
             known = f"{dialect.name} knows it from {_dotted(dialect.referrers)} on"
             weight = Weight.NOTE if version is None else Weight.WRONG
             yield weight, f"the capability 'referrers' is new ({known}): an older one ignores the whole file silently"
+    if _takes_no_brackets(mirror, version, dialect):
+        known = f"{dialect.name} takes one from {_dotted(dialect.brackets)} on"
+        yield (Weight.NOTE if version is None else Weight.WRONG), f"names an IPv6 address ({known}): {ignored}"
     yield from _order(list(hosts), hosts, server, mirror)
     yield from _behind(document, hosts, registry, mirror)
 

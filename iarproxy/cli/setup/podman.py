@@ -23,7 +23,15 @@ _PROBED = "library/iarproxy-check"
 
 
 def plan(wish: Wish) -> Plan:
-    """The drop-in, and the certificate authority where these programs look for it."""
+    """The drop-in, and the certificate authority where these programs look for it.
+
+    Raises:
+        Refused: these programs cannot be told so.
+    """
+    if wish.mirror.authority.startswith("["):
+        raise Refused(
+            "podman, skopeo, buildah and CRI-O take no IPv6 address for a registry; give --url a name"
+        )
     changes: list[Change] = [Whole(wish.folder / DROP_IN, render(wish.mirror, wish.fall).encode())]
     if wish.mirror.ca and not wish.mirror.plain:
         changes.append(Whole(wish.folder / "certs.d" / wish.mirror.authority / "ca.crt", read_ca(wish.mirror.ca)))
