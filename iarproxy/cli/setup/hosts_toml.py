@@ -88,8 +88,8 @@ def files(folder: Path, mirror: Mirror, fall: Fall, version: Version | None, dia
     """
     if _takes_no_brackets(mirror, version, dialect):
         raise Refused(
-            f"{dialect.name} before {_dotted(dialect.brackets)} ignores a file with an IPv6 address silently; give --url"
-            " a host name, or --client-version if it is newer"
+            f"{dialect.name} before {_dotted(dialect.brackets)} ignores a file with an IPv6 address silently; give"
+            " --url a host name, or --client-version if it is newer"
         )
     referrers = version is not None and version >= dialect.referrers
     ca = str(mirror.ca) if mirror.ca else None

@@ -29,9 +29,7 @@ def plan(wish: Wish) -> Plan:
         Refused: these programs cannot be told so.
     """
     if wish.mirror.authority.startswith("["):
-        raise Refused(
-            "podman, skopeo, buildah and CRI-O take no IPv6 address for a registry; give --url a name"
-        )
+        raise Refused("podman, skopeo, buildah and CRI-O take no IPv6 address for a registry; give --url a name")
     changes: list[Change] = [Whole(wish.folder / DROP_IN, render(wish.mirror, wish.fall).encode())]
     if wish.mirror.ca and not wish.mirror.plain:
         changes.append(Whole(wish.folder / "certs.d" / wish.mirror.authority / "ca.crt", read_ca(wish.mirror.ca)))
