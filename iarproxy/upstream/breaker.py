@@ -17,6 +17,7 @@ from typing import TypeAlias
 
 _ENOUGH = 20  # failures in a row; no connection, or no answer in time, counts as `_SILENCE` of them
 _SILENCE = 4
+_KNOWN = 16  # subjects that failed; when so many did, it is upstream
 _BROKEN_BODIES = 5  # in a row
 _FIRST_REST, _LONGEST_REST = 1.0, 30.0  # seconds, doubled with each probe that fails
 _FIRST_HOLD, _LONGEST_HOLD = 1.0, 60.0  # seconds, after a 429 that names no time
@@ -66,6 +67,10 @@ class Door:
             return Shut(self._until - now)
         if self._probing:
             return Shut(_PROBE_WAIT)
+        return self.probe()
+
+    def probe(self) -> Passage:
+        """Let somebody pass as the one probe."""
         self._probing = True
         return Passage.PROBE
 
@@ -107,6 +112,16 @@ class Breaker(Door):
         """Whether there is nothing to remember."""
         return self._failures == 0 and self._broken == 0 and self.until is None
 
+    def admit(self, now: float, subject: str = "") -> Admission:
+        """As `Door.admit`. Where only some subjects failed, another one is a probe before the time is over.
+
+        Who asks for broken ones again and again must not keep the door shut for everybody.
+        """
+        is_early = self.until is not None and now < self.until and not self.is_probing
+        if is_early and subject and not self._subjects & {"", subject} and len(self._subjects) < _KNOWN:
+            return self.probe()
+        return super().admit(now)
+
     def succeeded(self) -> None:
         """An answer came that is no failure of upstream's."""
         self.open()
@@ -118,10 +133,13 @@ class Breaker(Door):
         self._failures += _SILENCE if silent else 1
         self.since = now if self.since is None else self.since
         self.reason = reason
-        if len(self._subjects) < self._spread or not subject:
+        if len(self._subjects) < _KNOWN or not subject:
             self._subjects.add(subject)
         if passage is Passage.PROBE:
-            self._shut_for_a_while(now)
+            if self.until is not None and now < self.until:  # a newcomer's: the others wait no longer for it
+                self.shut(self.until)
+            else:
+                self._shut_for_a_while(now)
             return False
         if self.until is not None or self._failures < _ENOUGH or not self._is_spread():
             return False

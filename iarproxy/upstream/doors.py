@@ -4,7 +4,8 @@ Rule 1: no I/O and no waiting here; both clocks are given.
 Rule 2: a request passes all doors that concern it or none, and settles all its passages, whatever becomes of it.
 Rule 3: a 429, or a 503 that names a time, holds all requests until then. One that tells of a used-up quota holds all
         but blobs, which no quota counts: pulls whose manifests are here go on (clients.md 11.3).
-Rule 4: failures of one repository shut that repository; failures of several, or no connection, shut the endpoint.
+Rule 4: failures of one repository shut that repository; failures of several, or no connection, shut the endpoint. While
+        only few failed, one that did not is let through, one at a time; if it is answered, all are.
 """
 
 from __future__ import annotations
@@ -73,7 +74,10 @@ class Doors:
         """Pass through all doors, or through none."""
         passed: list[tuple[Door, Passage]] = []
         for door in self._met(kind, repository):
-            admitted = door.admit(self._clock() if isinstance(door, Breaker) else self._today())
+            if isinstance(door, Breaker):
+                admitted = door.admit(self._clock(), repository)
+            else:
+                admitted = door.admit(self._today())
             if not isinstance(admitted, Shut):
                 passed.append((door, admitted))
                 continue

@@ -96,6 +96,27 @@ def test_one_bad_subject_is_not_everything() -> None:
     assert [False] * 4 + [True] == [other.failed(0.0, Passage.FREE, "no connection") for _ in range(5)]
 
 
+def test_few_bad_subjects_do_not_keep_everybody_away() -> None:
+    """One that did not fail is let through alone before the time is over; its answer opens the door, its failure costs
+    nobody anything; when many have failed, or there was no connection, nobody is.
+    """
+    breaker = _breaker(spread=2)
+    for subject in ("bad/1", "bad/2") * 10:
+        breaker.failed(0.0, Passage.FREE, "500", subject=subject)
+    assert [Shut(1.0)] * 2 == [breaker.admit(0.0, subject) for subject in ("bad/1", "")]
+    assert (Passage.PROBE, Shut(1.0)) == (breaker.admit(0.0, "good"), breaker.admit(0.0, "better"))
+    breaker.gave_up(Passage.PROBE)
+    for number in range(14):
+        assert breaker.admit(0.5, f"new/{number}") is Passage.PROBE
+        breaker.failed(0.5, Passage.PROBE, "500", subject=f"new/{number}")
+    assert [Shut(0.5)] * 2 == [breaker.admit(0.5, subject) for subject in ("new/0", "new/14")]
+    breaker.succeeded()
+    breaker.failed(2.0, Passage.FREE, "500", subject="bad/1")
+    for _ in range(5):
+        breaker.failed(2.0, Passage.FREE, "no connection")
+    assert isinstance(breaker.admit(2.0, "good"), Shut)
+
+
 def test_bodies_that_keep_breaking() -> None:
     """Heads that come do not excuse them; a whole body does."""
     breaker = _breaker()
