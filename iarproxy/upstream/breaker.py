@@ -117,7 +117,7 @@ class Breaker(Door):
 
         Who asks for broken ones again and again must not keep the door shut for everybody.
         """
-        is_early = self.until is not None and now < self.until and not self.is_probing
+        is_early = self._spread > 1 and self.until is not None and now < self.until and not self.is_probing
         if is_early and subject and not self._subjects & {"", subject} and len(self._subjects) < _KNOWN:
             return self.probe()
         return super().admit(now)

@@ -74,10 +74,7 @@ class Doors:
         """Pass through all doors, or through none."""
         passed: list[tuple[Door, Passage]] = []
         for door in self._met(kind, repository):
-            if isinstance(door, Breaker):
-                admitted = door.admit(self._clock(), repository)
-            else:
-                admitted = door.admit(self._today())
+            admitted = door.admit(self._clock(), repository) if isinstance(door, Breaker) else door.admit(self._today())
             if not isinstance(admitted, Shut):
                 passed.append((door, admitted))
                 continue
