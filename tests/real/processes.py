@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,6 +19,7 @@ from go_tools import search_path
 PATIENCE = 30.0  # seconds until something that was started must have happened
 DEAD = "http://127.0.0.1:9"  # nothing listens there: a client that goes past the mirror fails at once
 TRUSTED = {"PATH": search_path(), "LANG": "C.UTF-8"}
+_OUR_PORTS = (12_000, 32_000)  # below those that the kernel chooses from, on Linux and macOS
 NOWHERE = {"HTTPS_PROXY": DEAD, "HTTP_PROXY": DEAD, "NO_PROXY": "127.0.0.0/8,localhost"}
 
 
@@ -25,10 +27,15 @@ Command: TypeAlias = Sequence[str | Path]
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return int(door.getsockname()[1])
+    """A loopback port that was free a moment ago, and that the kernel gives to nobody who asks for any port."""
+    while True:
+        port = random.randrange(*_OUR_PORTS)
+        with socket.socket() as door:
+            try:
+                door.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def until(happened: Callable[[], bool], what: str, patience: float = PATIENCE) -> None:
