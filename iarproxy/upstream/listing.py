@@ -80,7 +80,10 @@ class Lists:
     def _joined(self, bodies: list[bytes], what: str) -> bytes:
         """One index out of several pages. It is nobody's content: no digest names it."""
         documents = [self._document(body, what) for body in bodies]
-        manifests = [each for document in documents for each in document.get("manifests") or []]
+        listed = [document.get("manifests") or [] for document in documents]
+        if not all(isinstance(each, list) for each in listed):
+            raise UpstreamWrong(f"{self._asker.client.name} sends no list for {what}", upstream=self._asker.client.name)
+        manifests = [each for entries in listed for each in entries]
         joined = orjson.dumps(documents[0] | {"manifests": manifests})
         if len(joined) > MAX_MANIFEST:
             raise UpstreamWrong(f"{self._asker.client.name} sends more than {MAX_MANIFEST} bytes for {what}")

@@ -188,3 +188,15 @@ async def test_a_missing_digest_is_remembered_for_a_moment(tmp_path: Path) -> No
             with pytest.raises(IarproxyError):
                 await upstream.manifest("a/b", Tag("none"), Purpose.BACKGROUND)
         assert registry.count() == 5
+
+
+async def test_pages_of_referrers_that_are_no_lists() -> None:
+    """Several pages of which one lists a number are a wrong answer, and no failure of ours."""
+    async with FakeRegistry() as registry, dialing(registry) as upstream:
+        image = registry.content.publish("a/b", "1", small_image())
+        link = f'</v2/a/b/referrers/{image.digest}?page=2>; rel="next"'
+        body = orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": 5})
+        told = {"Link": link, "Content-Type": OCI_INDEX}
+        registry.faults.add("*/referrers/*", Fault(status=200, body=body, headers=told), times=1)
+        with pytest.raises(UpstreamWrong, match="no list"):
+            await upstream.referrers("a/b", image.digest)
