@@ -1,7 +1,8 @@
 """Which of an upstream's endpoints is asked, and whose word counts.
 
-Rule 1: endpoints are asked in the order in which they are written; one that gave no answer in the last seconds comes
-        last until then, so that a dead one costs its patience seldom.
+Rule 1: endpoints are asked in the order in which they are written; one that was silent in the last seconds comes last
+        until then, so that a dead one costs its patience seldom. One that answers 5xx for some name stays where it is:
+        else whoever knows such a name would choose who decides what tags mean.
 Rule 2: no answer (`Unavailable`) sends the question on. A wrong answer (`UpstreamWrong`) and "there is none" send it on
         only where content is asked for by its digest, which no endpoint can fake. What a tag means, the first answer
         decides, wrong or not: a second opinion would let whoever breaks one endpoint choose the other.
@@ -24,6 +25,8 @@ from iarproxy.errors import (
     UnknownBlob,
     UnknownManifest,
     UnknownName,
+    UpstreamDown,
+    UpstreamHeld,
     UpstreamUnavailable,
     UpstreamWrong,
 )
@@ -73,8 +76,8 @@ class Endpoints:
 
     def failed(self, endpoint: Endpoint, error: UpstreamUnavailable) -> None:
         """Take note that an endpoint gave no answer, or broke it off."""
-        if isinstance(error, UpstreamWrong):
-            return
+        if isinstance(error, (UpstreamWrong, UpstreamDown, UpstreamHeld)) or "status" in error.detail:
+            return  # it costs no patience (rule 1)
         now = self._clock()
         if len(self._all) > 1 and self._silent.get(endpoint, now) <= now:
             seconds = round(_LAST_FOR)

@@ -88,6 +88,16 @@ async def test_a_silent_endpoint_is_spared() -> None:
         assert (1, 5) == (first.count("GET"), second.count("GET"))
 
 
+async def test_a_name_that_the_primary_fails_for_makes_nobody_else_decide() -> None:
+    """5xx for one repository sends that question on, and no other one."""
+    async with two() as (first, second, upstream):
+        for each in (first, second):
+            each.content.publish("c/d", "1", small_image(2))
+        first.faults.add("*/c/d/*", Fault(status=500))
+        assert second.url == (await upstream.manifest("c/d", Tag("1"))).source
+        assert first.url == (await upstream.manifest("a/b", Tag("1"))).source
+
+
 async def test_a_transfer_goes_on_elsewhere() -> None:
     """What broke off at one endpoint is resumed at the other, from where it ended."""
     async with two() as (first, second, upstream):
