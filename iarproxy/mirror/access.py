@@ -38,6 +38,10 @@ class Access:
         """Whether `require` would return without asking anybody."""
         return not self._private or (repository, digest) in self._known
 
+    async def is_linked(self, repository: Repository, digest: Digest) -> bool:
+        """Whether `require` would return without asking upstream."""
+        return self.is_known(repository, digest) or await self._ledger.linked(repository, digest)
+
     async def require(self, repository: Repository, digest: Digest) -> None:
         """Return if `repository` may serve the content.
 

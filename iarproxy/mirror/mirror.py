@@ -148,13 +148,13 @@ class Mirror:
     async def blob(self, repository: Repository, digest: Digest) -> AbstractAsyncContextManager[BlobBody]:
         """The blob, to be entered and sent; see `Blobs.open`."""
         if repository.name == PROBE:
-            self._probe.check(digest)
+            await self._probe.check(repository, digest)
         return self._blobs.open(repository, digest)
 
     async def blob_size(self, repository: Repository, digest: Digest) -> int:
         """The blob's size in bytes; see `Blobs.size`."""
         if repository.name == PROBE:
-            self._probe.check(digest)
+            await self._probe.check(repository, digest)
         return await self._blobs.size(repository, digest)
 
     async def tags(self, repository: Repository) -> TagList:

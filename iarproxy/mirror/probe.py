@@ -77,15 +77,15 @@ class Probe:
                 raw = await self._image(repository, wanted)
                 return ManifestAnswer(repository, parse_manifest(raw).descriptor, raw, ByDigest())
             case Digest():
-                self.check(wanted)
+                await self.check(repository, wanted)
                 found = await self._documents.by_digest(DigestReference(repository, wanted))
                 return ManifestAnswer(repository, found.descriptor, found.raw, ByDigest())
             case _:
                 assert_never(wanted)
 
-    def check(self, digest: Digest) -> None:
-        """Raise `UnknownBlob` unless it is held: upstream is not asked."""
-        if self._store.find(digest) is None:
+    async def check(self, repository: Repository, digest: Digest) -> None:
+        """Raise `UnknownBlob` unless it is held and linked here: upstream is not asked for it or about it."""
+        if self._store.find(digest) is None or not await self._access.is_linked(repository, digest):
             raise UnknownBlob(f"{NAME} has no {digest}")
 
     async def _image(self, repository: Repository, tag: Tag) -> bytes:

@@ -11,6 +11,7 @@ import pytest
 from iarproxy.errors import Denied, Stopped, Unavailable, UnknownBlob, UnknownManifest
 from iarproxy.mirror.probe import NAME
 from iarproxy.oci import Digest, parse_manifest
+from images import small_image
 from registry import FakeRegistry
 from world import World, a_world
 
@@ -90,3 +91,25 @@ async def test_new_checks_are_bounded(world: World) -> None:
     await world.tag("pass-nonce000", NAME)
     world.clock.advance(timedelta(seconds=11))
     await world.tag("pass-nonce999", NAME)
+
+
+async def test_nothing_private_is_there_and_nobody_is_asked(tmp_path: Path, registry: FakeRegistry) -> None:
+    """What is held for another repository is not found here where links decide, and upstream is not asked about it."""
+    password = tmp_path / "password"
+    password.write_text("hunter2")
+    secret = registry.content.publish("team/app", "1", small_image())
+    async with a_world(tmp_path, registry, password_file=password) as world:
+        await world.tag()
+        await world.mirror.holding.settle()
+        await world.blob(secret.layers[0])
+        registry.forget()
+        for digest in (secret.digest, secret.layers[0]):
+            with pytest.raises(UnknownBlob):
+                await world.mirror.manifest(world.repository(NAME), digest)
+            with pytest.raises(UnknownBlob):
+                await world.blob(digest, name=NAME)
+            with pytest.raises(UnknownBlob):
+                await world.mirror.blob_size(world.repository(NAME), digest)
+        top = await world.tag(PASS, NAME)
+        assert top.raw == (await world.mirror.manifest(world.repository(NAME), top.descriptor.digest)).raw
+        assert [] == registry.log
