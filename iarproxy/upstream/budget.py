@@ -28,6 +28,7 @@ from iarproxy.upstream.said import Said, merged
 from iarproxy.upstream.spending import Spending
 
 _SHARE_EVERY = 1.0  # seconds
+_BESIDE = 16  # token servers
 _KEPT_FOR = 6 * 3600.0  # seconds
 
 Send = Callable[[], Awaitable[aiohttp.ClientResponse]]
@@ -179,7 +180,7 @@ class Budget:
     def beside(self, url: URL) -> Budget:
         """The budget of a token server: it fails and limits for itself, also where it is on the same host.
 
-        There are as many as the configuration and `realms` allow to be asked.
+        The port is upstream's word: of more than `_BESIDE` the oldest is forgotten.
         """
         origin = str(url.origin())
         if origin not in self._beside:
@@ -195,6 +196,8 @@ class Budget:
                 jitter=self._jitter,
                 who=f"the token server {url.host} of {self._name}",
             )
+            while len(self._beside) > _BESIDE:
+                del self._beside[next(iter(self._beside))]
         return self._beside[origin]
 
     # --- what is left, and for whom -----------------------------------------------------------------------------------

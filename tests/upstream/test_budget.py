@@ -285,3 +285,13 @@ async def test_damaged_words_of_other_workers(world: World) -> None:
     with pytest.raises(UpstreamHeld) as raised:
         await world.ask(world.budget())
     assert 900 == raised.value.retry_after
+
+
+async def test_token_servers_are_few(world: World) -> None:
+    """An upstream that names another port each time fills no memory; the one that is used keeps what is known of it."""
+    budget = world.budget()
+    first = budget.beside(BASE.with_port(1))
+    assert first is budget.beside(BASE.with_port(1))
+    for port in range(2, 100):
+        budget.beside(BASE.with_port(port))
+    assert first is not budget.beside(BASE.with_port(1))
