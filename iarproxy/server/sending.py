@@ -3,7 +3,8 @@
 Rule 1: the kernel copies file bytes (`os.sendfile`) to a duplicate of the socket's descriptor, and only while the
         transport's own buffer is empty. A duplicate, because the loop guards a transport's descriptor, and because
         the number of a closed one may already be another client's (design section 8; threats L15).
-Rule 2: at most `Pace.burst` bytes leave per turn of the loop: one client does not hold up the others.
+Rule 2: at most `Pace.burst` bytes leave per turn of the loop, a small piece counted for what it costs: one client does
+        not hold up the others, with a large body or with a thousand ranges.
 Rule 3: a client that takes fewer than `Pace.minimum` bytes in `Pace.window` seconds is cut off (threats L5, T72).
         Only waiting for the client counts, and what counts is what its kernel acknowledged: a large socket
         buffer makes "writable" a poor measure of a slow but honest reader.
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 KERNEL: Final = sys.platform == "linux"
 _COPY = 256 * 1024  # bytes that are read at once where the kernel does not copy
 SMALL: Final = 64 * 1024  # bytes up to which one write of head and body is cheaper than sendfile
+_TURN: Final = 16 * 1024  # bytes that could have left in the time that the smallest piece takes
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 
@@ -145,7 +147,7 @@ class Wire:
         return self.sent - self._transport.get_write_buffer_size() - _unacknowledged(self._transport)
 
     async def _yield(self, count: int) -> None:
-        self._burst += count
+        self._burst += max(count, _TURN)
         if self._burst >= self._pace.burst:
             self._burst = 0
             await asyncio.sleep(0)

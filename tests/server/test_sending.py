@@ -240,3 +240,23 @@ async def test_a_fast_client_does_not_hog_the_loop(tmp_path: Path) -> None:
         assert (await served.ask("/v2/")).status == 200
         assert await taking == BIG * 4
         writer.close()
+
+
+@KERNEL_AND_NOT
+async def test_many_small_parts_do_not_hog_the_loop(tmp_path: Path, *, kernel: bool) -> None:
+    """A thousand ranges are as many turns of the kernel as a large body, and take as many turns of the loop."""
+    mirror = FakeMirror(tmp_path)
+    blob = mirror.add(BIG)
+    ranges = ",".join(f"{at}-{at}" for at in range(1024))
+    wanted = f"GET /v2/alpine/blobs/{blob} HTTP/1.1\r\nHost: m\r\nRange: bytes={ranges}\r\n\r\n".encode()
+    async with serving(mirror, kernel=kernel) as served:
+        reader, writer = await served.connect()
+        writer.write(wanted)
+        head = await reader.readuntil(b"\r\n\r\n")  # the answer has begun
+        turns, length = 0, int(head.lower().partition(b"content-length: ")[2].split()[0])
+        rest = asyncio.create_task(reader.readexactly(length))
+        while not rest.done():
+            turns += 1
+            await asyncio.sleep(0)
+        writer.close()
+    assert turns >= 10
