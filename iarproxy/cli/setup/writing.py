@@ -4,7 +4,8 @@ Rule 1: before the first change of a file, its bytes are kept beside it (`NAME.b
         and a record (`.NAME.iarproxy`) says what was there and what we wrote; then the file is replaced, in one step.
 Rule 2: a file that others wrote is replaced only when asked for; one edited since is neither written nor undone.
 Rule 3: a link stays a link: what it points to is written.
-Rule 4: nothing is written unless all of the plan can be.
+Rule 4: nothing is written unless all of the plan can be; what then fails on the disk leaves no empty folder behind,
+        which clients would find in front of `_default`.
 """
 
 from __future__ import annotations
@@ -125,8 +126,27 @@ def write(changes: Iterable[Change], *, overwrite: bool = False) -> list[Step]:
 
 def _write(step: Step) -> None:
     real = step._real  # noqa: SLF001  # its own module
-    real.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    record = step._record  # noqa: SLF001  # as above
+    made = [each for each in real.parents if not each.exists()]
+    try:
+        real.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _replace_all(step, real)
+    except BaseException:
+        _leave_nothing(real, made)
+        raise
+
+
+def _leave_nothing(real: Path, made: Iterable[Path]) -> None:
+    """Remove folders that were made for a file that was not written: an empty one is found before `_default`."""
+    if real.exists():
+        return
+    with suppress(OSError):
+        _record_of(real).unlink(missing_ok=True)
+        for folder in made:
+            folder.rmdir()
+
+
+def _replace_all(step: Step, real: Path) -> None:
+    record = step._record  # noqa: SLF001  # its own module
     if step._base is not None and _hash(_read(_backup(real))) != record.before:  # noqa: SLF001  # as above
         _replace(_backup(real), step._base, like=real)  # noqa: SLF001  # as above
     told = {"iarproxy": 1, "before": record.before, "after": record.after, "folders": record.folders}
