@@ -566,16 +566,6 @@ def test_pipes_in_place_of_files(tmp_path: Path) -> None:
         assert (4, True) == (checked.returncode, "   wrong  " in checked.stdout)
 
 
-def test_a_disk_that_takes_nothing(tmp_path: Path) -> None:
-    """A write that fails leaves no folder: containerd would find it in front of `_default`, and pass by the mirror."""
-    words = [sys.executable, "-m", "iarproxy", "setup", "containerd", "--root", str(tmp_path / "certs.d"), "--write"]
-    limited = ["sh", "-c", 'ulimit -f 0 && exec "$@"', "sh", *words]
-    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
-    ended = subprocess.run(limited, capture_output=True, text=True, timeout=60, check=False, env=environment)
-    assert (1, True) == (ended.returncode, "docker.io/hosts.toml: File too large" in ended.stderr), ended
-    assert [] == list(tmp_path.iterdir())
-
-
 def test_a_client_without_a_live_check(tmp_path: Path) -> None:
     """With nothing at the address a check ends with 4; what the files say is told all the same."""
     words = ("buildkit", "--root", str(tmp_path), "--url", "127.0.0.1:9", "--check")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,19 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "etc").touch()
     with pytest.raises(Refused, match=r"etc/hosts\.toml: "):
         writing.write([Whole(tmp_path / "etc/hosts.toml", OURS)])
+
+
+def test_a_disk_that_takes_nothing(tmp_path: Path) -> None:
+    """A write that fails leaves no folder: containerd would find it in front of `_default`, and pass by the mirror."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for taken in (0, 150):  # bytes: the record does not fit, or only the file
+        resource.setrlimit(resource.RLIMIT_FSIZE, (taken, hard))
+        try:
+            with pytest.raises(Refused, match=r"hosts\.toml: File too large"):
+                writing.write([Whole(tmp_path / "certs.d/docker.io/hosts.toml", OURS + b"#" * 1000)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [] == list(tmp_path.iterdir())
 
 
 # --- TOML of others --------------------------------------------------------------------------------------------------
