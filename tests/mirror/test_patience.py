@@ -94,6 +94,17 @@ async def test_referrers_of_what_is_held_that_were_never_asked_for(world: World)
             await asyncio.sleep(0.02)
 
 
+async def test_referrers_where_upstream_has_neither_api_nor_tag(world: World) -> None:
+    """That there is none was said once: a pull of what is held does not wait for it again and again."""
+    world.registry.answer_referrers = False
+    subject = world.registry.content.publish("team/app", "1", small_image())
+    await world.tag()
+    assert [] == await _listed(world, subject.digest)
+    _silence(world)
+    async with asyncio.timeout(SOON):
+        assert [[]] * 10 == [await _listed(world, subject.digest) for _ in range(10)]
+
+
 async def test_attachment_tags(world: World) -> None:
     """A signature that is held is served, one that was never seen of an image that is held is soon said to be none."""
     subject, _ = await _signed(world)
@@ -104,8 +115,9 @@ async def test_attachment_tags(world: World) -> None:
     _silence(world)
     async with asyncio.timeout(SOON):
         assert kept.digest == (await world.tag(signature)).descriptor.digest
-        with pytest.raises(UnknownManifest, match="was never seen"):
-            await world.tag(f"sha256-{subject.digest.hex}.att")
+        for _ in range(10):
+            with pytest.raises(UnknownManifest, match="was never seen"):
+                await world.tag(f"sha256-{subject.digest.hex}.att")
 
 
 async def test_lists_of_tags(world: World) -> None:
