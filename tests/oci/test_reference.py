@@ -209,6 +209,7 @@ def test_attachments(text: str, expected: bool) -> None:  # noqa: FBT001  # a ta
 def test_fallback_tag(digest: Digest) -> None:
     """The referrers fallback tag of a sha256 digest is an attachment; it is a valid tag for sha512 too."""
     assert Tag.attached_to(digest).is_attachment == (digest.algorithm == "sha256")
+    assert Tag.attached_to(digest).subject == (digest if digest.algorithm == "sha256" else None)
 
 
 @pytest.mark.parametrize(
