@@ -104,6 +104,16 @@ def test_an_ipv6_address_in_hosts_toml(version: Any, weight: list[Weight], tmp_p
     assert weight == weights(hosts_toml.judge(tmp_path, "docker.io", mirror, version, hosts_toml.CONTAINERD))
 
 
+def test_folders_beside_the_default(tmp_path: Path) -> None:
+    """What `_default` says does not count for a registry with a folder of its own, even an empty one: that is told."""
+    for name in ("_default", "ghcr.io", "docker.io"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "_default/hosts.toml").write_text(STRICT + HOST + WORDS)
+    found = hosts_toml.judge(tmp_path, "*", MIRROR, OLD, hosts_toml.CONTAINERD)
+    told = [each.text.split(",")[0] for each in found if each.weight is Weight.NOTE]
+    assert ["does not count for docker.io", "does not count for ghcr.io"] == told
+
+
 def test_which_hosts_toml_is_read(tmp_path: Path) -> None:
     """The first folder that exists is read and no other: one without the file hides `_default`."""
     names = ["m.example.com_5_", "m.example.com:5", "_default"]

@@ -126,6 +126,9 @@ def judge(folder: Path, registry: str, mirror: Mirror, version: Version | None, 
         text = f"cannot be read ({error}): {dialect.name} ignores it silently and asks the real registry"
         return [Finding(Weight.WRONG, str(path), text, registry)]
     said = [*_judge(document, registry, mirror, version, dialect)]
+    if registry == EVERY:
+        own = [each.name for each in sorted(folder.iterdir()) if each.is_dir() and each.name != found.name]
+        said += [(Weight.NOTE, f"does not count for {each}, which has a folder of its own") for each in own]
     if any(found.glob("*.crt")) or any(found.glob("*.cert")):
         said.append((Weight.NOTE, "the certificates beside it are not read while it is there: name them in it by `ca`"))
     return [Finding(weight, str(path), text, registry) for weight, text in said]
