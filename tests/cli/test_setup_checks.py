@@ -395,8 +395,14 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         (
             '[ $1 = pass ] || { echo "media type application/vnd.iarproxy.refused.v1.check" >&2; exit 1; }',
             [Weight.OPEN],
-            False,
+            True,
             (Arrival.PROVEN, Held.HELD),
+        ),
+        (
+            '[ $1 = pass ] || { echo "media type application/vnd.iarproxy.refused.v1.check" >&2; exit 1; }',
+            [Weight.OPEN],
+            False,
+            (Arrival.PROVEN, Held.BYPASSED),
         ),
         ('echo "Get https://auth.docker.io/token: EOF" >&2; exit 1', [], False, (Arrival.ELSEWHERE, None)),
         ("exit 1", [], False, (Arrival.FAILED, None)),

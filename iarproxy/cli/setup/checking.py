@@ -81,8 +81,8 @@ def _refusal(
     """Whether a refusal held, and what the program said."""
     if isinstance(got, Pulled):
         return Held.BYPASSED, "it pulled what this mirror refuses"
-    if REFUSED in got.said:
-        return Held.HELD, got.why
+    if REFUSED in got.said:  # where this mirror refuses by an error, another iarproxy was asked next
+        return Held.HELD if promised.stops else Held.BYPASSED, got.why
     if _names_upstream(got.said, reference, registry):
         return Held.BYPASSED, got.why
     let = [each for each in findings if each.weight is Weight.OPEN and each.registry in (None, EVERY, registry)]
