@@ -12,8 +12,11 @@ import re
 _RUNTIMES = re.compile(
     r"(?:containerd|nerdctl|docker|buildkit|containers|libpod|podman|buildah|cri-o|skopeo)/", re.ASCII | re.IGNORECASE
 )
-# Programs that send `ns` to a mirror and would take a refusal manifest for content.
-_KEEPERS = re.compile(r"iarproxy/|regclient/|spegel|dragonfly|dfdaemon", re.ASCII | re.IGNORECASE)
+# Programs that would take a refusal manifest for content, also where they send `ns` to a mirror.
+_KEEPERS = re.compile(
+    r"iarproxy/|regclient/|spegel|dragonfly|dfdaemon|go-containerregistry|crane/|cosign/|oras/|helm/|notation/",
+    re.ASCII | re.IGNORECASE,
+)
 
 
 def falls_through(user_agent: str, namespace: str | None) -> bool:

@@ -50,7 +50,7 @@ async def test_a_client_that_sends_ns_has_a_mirror(tmp_path: Path) -> None:
     """Whatever it calls itself, unless it is known to keep what it gets."""
     async with serving(FakeMirror(tmp_path, failure=STOPPED)) as served:
         assert (await served.ask(f"{TARGET}?ns=docker.io")).headers["content-type"] == PRIVATE
-        for agent in ("regclient/regctl (v0.9)", "iarproxy/0.1"):
+        for agent in ("regclient/regctl (v0.9)", "iarproxy/0.1", "go-containerregistry", "oras/1.3.3", "Helm/4.2"):
             assert (await served.ask(f"{TARGET}?ns=docker.io", **{"User-Agent": agent})).status == 403
 
 
