@@ -108,7 +108,8 @@ class Connection(RequestHandler):
         self._encrypted = transport.get_extra_info("sslcontext") is not None
         # asyncio's TLS transport takes 0 for "always full"; the kernel never sends for it, so one byte does no harm.
         cast("asyncio.WriteTransport", transport).set_write_buffer_limits(high=int(self._encrypted), low=0)
-        peer, certificate = transport.get_extra_info("peername"), transport.get_extra_info("peercert")
+        peer = transport.get_extra_info("peername")
+        certificate = transport.get_extra_info("peercert") if self._encrypted else None
         if certificate:
             self.client = client_name(certificate)
         elif isinstance(peer, tuple):

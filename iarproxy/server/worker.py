@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import mmap
 import os
 import signal
@@ -137,6 +138,7 @@ async def work(
     except Exception as error:  # noqa: BLE001  # whatever it is, the master must hear that the worker never served
         _log.critical("a worker cannot start", exc_info=error)
         return BOOT_FAILED
+    gc.freeze()  # what serves for as long as the worker lives: connections come and go, and collections with them
     life = partial(_beat, faces, beat, master, leave, context.settings)
     try:
         await _serve(faces, context, list(listeners), leave, life)
