@@ -90,17 +90,20 @@ def refused_for_drift(pin: Pin, drift: DriftState | None, rule: TagRule) -> Deni
     """Why a pinned tag is not served after upstream moved it; None: it is served."""
     if drift is None or drift.offered is None:
         return None
-    pinned, offered = pin.descriptor.digest, drift.offered.digest
-    text = (
-        f"{pin.reference} drifted: pinned {pinned}, upstream offers {offered};"
-        ' `iarproxy pins repin` accepts it, on_drift = "keep" serves what is pinned'
-    )
+    pinned, offered = str(pin.descriptor.digest), str(drift.offered.digest)
     match rule.on_drift:
         case OnDrift.KEEP:
             return None
         case OnDrift.DENY:
-            return Denied(text, pinned=str(pinned), offered=str(offered))
+            return Denied(_moved(pin, offered), pinned=pinned, offered=offered)
         case OnDrift.STOP:
-            return Stopped(text, _DRIFT, pinned=str(pinned), offered=str(offered))
+            return Stopped(_moved(pin, offered), "tag-drift", pinned=pinned, offered=offered)
         case _:
             assert_never(rule.on_drift)
+
+
+def _moved(pin: Pin, offered: str) -> str:
+    return (
+        f"{pin.reference} drifted: pinned {pin.descriptor.digest}, upstream offers {offered};"
+        ' `iarproxy pins repin` accepts it, on_drift = "keep" serves what is pinned'
+    )
