@@ -14,12 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import pytest
+
 from layers import MANIFEST, Image, digest_of, image, push, send
 from machine import World
 from processes import run
 from shelf import INDEX, Shelf
 
 UPSTREAMS = ("plain.example.com", "shelf.example.com")
+every_upstream = pytest.mark.parametrize("name", UPSTREAMS)
 REFUSED = "refused/app"  # a repository whose tags policy refuses
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from artifacts import ArtifactWorld, Tools
 from client import Client, Place
 from go_tools import search_path
 from stage import Stage
@@ -19,6 +21,18 @@ os.environ["PATH"] = search_path()
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with Stage(tmp_path_factory.mktemp("stage")) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactWorld]:
+    """What the artifact tools of a module see."""
+    with ArtifactWorld(tmp_path_factory.mktemp("artifacts")) as made:
+        yield made
+
+
+@pytest.fixture
+def tools(tmp_path: Path) -> Tools:
+    return Tools(tmp_path)
 
 
 @pytest.fixture(scope="module")

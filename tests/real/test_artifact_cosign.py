@@ -6,12 +6,11 @@ All of it is offline: signatures by key, with no transparency log, certificate a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from artifacts import REFUSED, UPSTREAMS, ArtifactWorld, Tools, Upstream
+from artifacts import REFUSED, ArtifactWorld, Tools, Upstream, every_upstream
 from layers import Image, image
 from processes import until
 
@@ -23,7 +22,6 @@ pytestmark = [
     pytest.mark.lacks("strict mode", "it asks nobody but the registry that is named"),
     pytest.mark.lacks("resume", "signatures are small; a failed look is repeated whole"),
 ]
-every_upstream = pytest.mark.parametrize("name", UPSTREAMS)
 # In tags, signatures lie as every cosign before 3.0 keeps them; bundles refer to the image, as 3.0 and later do.
 SCHEMES = {"tags": ["--new-bundle-format=false"], "bundles": []}
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES)
@@ -69,12 +67,6 @@ class Cosign(Tools):
     def _reading(self, scheme: str, reference: str, verb: str, *options: str) -> list[str]:
         offline = ["--insecure-ignore-tlog", *SCHEMES[scheme], *PLAIN]
         return ["cosign", verb, "--key", str(self.folder / "its.pub"), *offline, *options, reference]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactWorld]:
-    with ArtifactWorld(tmp_path_factory.mktemp("cosign")) as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import tarfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from artifacts import REFUSED, UPSTREAMS, ArtifactWorld, Tools, top_of, two_platforms
+from artifacts import REFUSED, ArtifactWorld, Tools, every_upstream, top_of, two_platforms
 from layers import image
 from shelf import INDEX
 
@@ -21,18 +19,6 @@ pytestmark = [
     pytest.mark.lacks("strict mode", "it asks nobody but the registry that is named"),
     pytest.mark.lacks("referrers", "it has no command for them"),
 ]
-every_upstream = pytest.mark.parametrize("name", UPSTREAMS)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactWorld]:
-    with ArtifactWorld(tmp_path_factory.mktemp("crane")) as made:
-        yield made
-
-
-@pytest.fixture
-def tools(tmp_path: Path) -> Tools:
-    return Tools(tmp_path)
 
 
 @every_upstream

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from artifacts import REFUSED, UPSTREAMS, ArtifactWorld, Tools, Upstream
+from artifacts import REFUSED, ArtifactWorld, Tools, Upstream, every_upstream
 
 pytestmark = [
     pytest.mark.xdist_group("artifacts"),
@@ -18,13 +17,6 @@ pytestmark = [
     pytest.mark.lacks("referrers", "it asks for none"),
     pytest.mark.lacks("resume", "charts are small; a failed pull is repeated whole"),
 ]
-every_upstream = pytest.mark.parametrize("name", UPSTREAMS)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactWorld]:
-    with ArtifactWorld(tmp_path_factory.mktemp("helm")) as made:
-        yield made
 
 
 class Helm(Tools):

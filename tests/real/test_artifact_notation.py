@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from artifacts import REFUSED, UPSTREAMS, ArtifactWorld, Tools, Upstream
+from artifacts import REFUSED, ArtifactWorld, Tools, Upstream, every_upstream
 from layers import Image, image
 from processes import until
 
@@ -20,7 +19,6 @@ pytestmark = [
     pytest.mark.lacks("strict mode", "it asks nobody but the registry that is named"),
     pytest.mark.lacks("resume", "signatures are small; a failed look is repeated whole"),
 ]
-every_upstream = pytest.mark.parametrize("name", UPSTREAMS)
 POLICY = {
     "version": "1.0",
     "trustPolicies": [
@@ -49,12 +47,6 @@ class Notation(Tools):
         by_tag = f"--force-referrers-tag={'true' if upstream.name.startswith('plain') else 'false'}"
         reference = upstream.direct(f"{repository}@{signed.digest}")
         self("notation", "sign", "--insecure-registry", by_tag, reference)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactWorld]:
-    with ArtifactWorld(tmp_path_factory.mktemp("notation")) as made:
-        yield made
 
 
 @pytest.fixture

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from artifacts import REFUSED, UPSTREAMS, ArtifactWorld, Tools, Upstream
+from artifacts import REFUSED, ArtifactWorld, Tools, Upstream, every_upstream
 from layers import MANIFEST, image
 from processes import until
 
@@ -21,14 +20,7 @@ pytestmark = [
     pytest.mark.lacks("mirror mode", "it has no mirror setting"),
     pytest.mark.lacks("strict mode", "it asks nobody but the registry that is named"),
 ]
-every_upstream = pytest.mark.parametrize("name", UPSTREAMS)
 SBOM, SIGNATURE = "application/vnd.example.sbom", "application/vnd.example.signature"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactWorld]:
-    with ArtifactWorld(tmp_path_factory.mktemp("oras")) as made:
-        yield made
 
 
 class Oras(Tools):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from artifacts import REFUSED, UPSTREAMS, ArtifactWorld, Tools, Upstream, two_platforms
+from artifacts import REFUSED, ArtifactWorld, Tools, Upstream, every_upstream, two_platforms
 from layers import MANIFEST, Image, digest_of, image
 
 pytestmark = [
@@ -17,13 +16,6 @@ pytestmark = [
     pytest.mark.client("regctl", "regctl", "version"),
     pytest.mark.lacks("strict mode", "the registry itself is always its last host"),
 ]
-every_upstream = pytest.mark.parametrize("name", UPSTREAMS)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactWorld]:
-    with ArtifactWorld(tmp_path_factory.mktemp("regctl")) as made:
-        yield made
 
 
 @pytest.fixture

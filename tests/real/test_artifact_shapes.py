@@ -7,8 +7,6 @@ asked of crane, oras and skopeo.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -22,17 +20,6 @@ pytestmark = [pytest.mark.xdist_group("artifacts"), pytest.mark.real("docker-reg
 NAME = "shelf.example.com"
 EMPTY = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": digest_of(b"{}"), "size": 2}
 RANGES = [("500-1499", 500, 1500), ("500-", 500, 4000), ("-500", 3500, 4000), ("2000-5000", 2000, 4000)]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactWorld]:
-    with ArtifactWorld(tmp_path_factory.mktemp("shapes")) as made:
-        yield made
-
-
-@pytest.fixture
-def tools(tmp_path: Path) -> Tools:
-    return Tools(tmp_path)
 
 
 def described(media_type: str, of: bytes, **more: Any) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,12 +48,6 @@ class Stocked:
 
     def get(self, target: str, method: str = "GET", **headers: str) -> Answer:
         return self.world.proxy.get(f"/v2/{self.name}/{target}", method, **headers)
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArtifactWorld]:
-    with ArtifactWorld(tmp_path_factory.mktemp("conformance")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module", params=UPSTREAMS)
