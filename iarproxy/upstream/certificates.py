@@ -26,12 +26,13 @@ _Seen: TypeAlias = tuple[tuple[int, int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """PEM files of one upstream. `key`: None where the key is in the file of the certificate."""
+    """PEM files of one upstream, or of another `section`. `key`: None where it is in the file of the certificate."""
 
     name: str
     ca: Path | None = None
     certificate: Path | None = None
     key: Path | None = None
+    section: str | None = None
 
     @property
     def all(self) -> dict[str, Path]:
@@ -149,4 +150,5 @@ def _why(error: Exception, otherwise: str) -> str:
 
 
 def _unusable(files: Files, setting: str, why: str) -> ConfigError:
-    return ConfigError(f'upstreams."{files.name}".{setting} {files.all[setting]} cannot be used: {why}')
+    section = files.section or f'upstreams."{files.name}"'
+    return ConfigError(f"{section}.{setting} {files.all[setting]} cannot be used: {why}")
