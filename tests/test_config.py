@@ -84,6 +84,9 @@ BROKEN = {
     "[[tags]]\nmatch = '**'\nmode = 'pinn'": "tags.0.mode",
     "[[tags]]\nmatch = '**'\nttl = '1 hour'": "tags.0.ttl: not a duration",
     "[[tags]]\nmatch = '**'\non_drift = 'ignore'": "tags.0.on_drift",
+    "[[tags]]\nmatch = '**'\nadmit = 'none'": "tags.0.admit",
+    "[[tags]]\nmatch = '**'\ncool_down = 'soon'": "tags.0.cool_down: not a duration",
+    "[[tags]]\nmatch = '**'\nmode = 'follow'\ncool_down = '1h'": "are about first pins",
     "source = '/x'": "source: unknown key",
 }
 

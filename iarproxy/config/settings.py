@@ -15,7 +15,7 @@ from iarproxy.config.listening import TlsSettings
 from iarproxy.config.values import HELPER_NAME, Address, Duration, Glob, HomePath, Size
 from iarproxy.errors import Malformed
 from iarproxy.oci import DOCKER_HUB, Platform, canonical_registry
-from iarproxy.trust import Mode, OnDrift, RefusalForm, TagRule
+from iarproxy.trust import Admission, Mode, OnDrift, RefusalForm, TagRule
 
 
 class _Section(BaseModel):
@@ -160,6 +160,16 @@ class TagSection(_Section):
     mode: Mode = Mode.PIN
     ttl: Duration = timedelta(hours=1)
     on_drift: OnDrift = OnDrift.KEEP
+    admit: Admission = Admission.ANY
+    cool_down: Duration = timedelta(0)
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if self.mode is not Mode.PIN and not {"admit", "cool_down"}.isdisjoint(self.model_fields_set):
+            raise ValueError(
+                'admit and cool_down are about first pins; write them beside mode = "pin", or leave them out'
+            )
+        return self
 
 
 class Config(_Section):
@@ -181,7 +191,9 @@ class Config(_Section):
     @property
     def rules(self) -> tuple[TagRule, ...]:
         """The tag policies, in order."""
-        return tuple(TagRule(each.match, each.mode, each.ttl, each.on_drift) for each in self.tags)
+        return tuple(
+            TagRule(each.match, each.mode, each.ttl, each.on_drift, each.admit, each.cool_down) for each in self.tags
+        )
 
     @property
     def ledger_path(self) -> Path:

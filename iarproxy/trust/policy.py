@@ -35,6 +35,14 @@ class OnDrift(StrEnum):
     STOP = "stop"  # a refusal manifest: clients that would fall back to upstream stop too
 
 
+class Admission(StrEnum):
+    """Which digests may become the first pin of a tag without a person's act."""
+
+    ANY = "any"  # what upstream offers, once it has cooled down
+    SEEDED = "seeded"  # what a seed names
+    APPROVED = "approved"  # none
+
+
 class RefusalForm(StrEnum):
     """How clients are told that policy refuses a tag for another reason than drift."""
 
@@ -74,12 +82,14 @@ def _compiled(text: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class TagRule:
-    """One `[[tags]]` section. `ttl` counts for `follow` only."""
+    """One `[[tags]]` section. `ttl` counts for `follow` only; `on_drift`, `admit` and `cool_down` for `pin` only."""
 
     match: Pattern
     mode: Mode = Mode.PIN
     ttl: timedelta = timedelta(hours=1)
     on_drift: OnDrift = OnDrift.KEEP
+    admit: Admission = Admission.ANY
+    cool_down: timedelta = timedelta(0)
 
 
 PIN_EVERYTHING = TagRule(Pattern("**"))
