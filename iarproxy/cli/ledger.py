@@ -15,9 +15,10 @@ from typing import Annotated
 import typer
 
 from iarproxy import ledger as ledgers
+from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.options import ConfigOption, JsonOption, load, run
 from iarproxy.cli.output import Exit, out, print_error, print_json, stop
-from iarproxy.cli.wiring import Rooms, become_owner, kernel_actor
+from iarproxy.cli.wiring import Rooms, become_owner
 from iarproxy.store import Store
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the journal with your name.")]

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.options import ConfigOption, JsonOption, ReferenceArgument, digest, run, tag_reference
 from iarproxy.cli.output import Exit, Table, out, print_error, print_json, print_table, pulls, stop, when
-from iarproxy.cli.wiring import Rooms, kernel_actor
+from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import StoreFull, UnknownManifest
 from iarproxy.ledger import Damage, DriftState, Event, Pin, UseSummary
 from iarproxy.mirror.holding import Held

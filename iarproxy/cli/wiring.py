@@ -15,6 +15,7 @@ from pathlib import Path
 
 import platformdirs
 
+from iarproxy.cli.actor import kernel_actor as kernel_actor  # noqa: PLC0414  # for commands that import it from here
 from iarproxy.config import Config
 from iarproxy.errors import ConfigError
 from iarproxy.ledger import Ledger
@@ -26,8 +27,6 @@ from iarproxy.store import Store
 from iarproxy.upstream import Upstreams
 from iarproxy.upstream.via import pseudonym
 
-_NOBODY = 2**32 - 1  # what the kernel says for a process that nobody logged in to start
-
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
@@ -38,23 +37,6 @@ class Rooms:
     ledger: Ledger
     upstreams: Upstreams
     mirror: Mirror
-
-
-def kernel_actor() -> str:
-    """Who acts, as the kernel reports it: the user who logged in, where known, else the process's user."""
-    uid = os.getuid()
-    try:
-        login = int(Path("/proc/self/loginuid").read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        login = _NOBODY
-    return _user(uid) if login in (_NOBODY, uid) else f"{_user(login)} as {_user(uid)}"
-
-
-def _user(uid: int) -> str:
-    try:
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    except KeyError:
-        return f"uid {uid}"
 
 
 def become_owner(path: Path) -> None:
