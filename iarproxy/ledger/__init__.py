@@ -8,16 +8,21 @@ Rule 4: what was served to whom lies in a file of its own, which pins never wait
 """
 
 from iarproxy.ledger.ledger import Ledger
+from iarproxy.ledger.pin_set import PinSet
 from iarproxy.ledger.recovery import backup, rebuild, restore
 from iarproxy.ledger.uses_file import KEPT, Uses
 from iarproxy.ledger.values import (
+    DEFAULT,
+    Change,
     Damage,
     DriftState,
     Event,
     EventKind,
+    Name,
     NotUsed,
     Pin,
     RecoveryReport,
+    Unpinned,
     Use,
     Used,
     UseSummary,
@@ -26,15 +31,20 @@ from iarproxy.ledger.values import (
 )
 
 __all__ = [
+    "DEFAULT",
     "KEPT",
+    "Change",
     "Damage",
     "DriftState",
     "Event",
     "EventKind",
     "Ledger",
+    "Name",
     "NotUsed",
     "Pin",
+    "PinSet",
     "RecoveryReport",
+    "Unpinned",
     "Use",
     "UseSummary",
     "Used",

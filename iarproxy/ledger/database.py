@@ -27,8 +27,7 @@ from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import JournalFile
 from iarproxy.ledger.lock import FileLock
 from iarproxy.ledger.transaction import Transaction
-from iarproxy.ledger.values import EventKind
-from iarproxy.oci import TagReference
+from iarproxy.ledger.values import EventKind, Name
 
 T = TypeVar("T")
 
@@ -38,13 +37,13 @@ _MANY = 2000  # entries read at one look
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Tags whose pin or drift state changed; `everything` where it cannot be said which."""
+    """Names whose pin or drift state changed; `everything` where it cannot be said which."""
 
-    references: tuple[TagReference, ...] = ()
+    names: tuple[Name, ...] = ()
     everything: bool = False
 
     def __bool__(self) -> bool:
-        return self.everything or bool(self.references)
+        return self.everything or bool(self.names)
 
 
 EVERYTHING = Changes(everything=True)
@@ -190,9 +189,9 @@ def _changes(entries: Sequence[Entry]) -> Changes:
     if not all(entry.is_intact() for entry in entries):
         return EVERYTHING
     try:
-        changed = [entry.reference for entry in entries if entry.kind != EventKind.PINNED]
+        changed = [entry.name for entry in entries if entry.kind != EventKind.PINNED]
     except IarproxyError:
         return EVERYTHING
     if any(entry.kind == EventKind.RECOVERED for entry in entries):
         return EVERYTHING
-    return Changes(tuple(dict.fromkeys(reference for reference in changed if reference is not None)))
+    return Changes(tuple(dict.fromkeys(name for name in changed if name is not None)))

@@ -18,9 +18,9 @@ from sqlalchemy import Connection, delete, func, insert, literal_column, select
 from iarproxy.errors import IarproxyError
 from iarproxy.ledger import journal, pins
 from iarproxy.ledger.journal import MAX_EVIDENCE, Entry
-from iarproxy.ledger.rows import DRIFT, TAG, is_intact, key_of, sealed, where
+from iarproxy.ledger.rows import DRIFT, NAME, is_intact, key_of, sealed, where
 from iarproxy.ledger.transaction import Transaction
-from iarproxy.ledger.values import DriftState, EventKind, Pin, VerdictName, descriptor_of, to_json, to_text
+from iarproxy.ledger.values import DriftState, EventKind, Name, Pin, VerdictName, descriptor_of, to_json, to_text
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.trust.drift import Drifted, Steady, Vanished, Verdict
 
@@ -29,62 +29,64 @@ _KINDS: dict[VerdictName, EventKind] = {
     "vanished": EventKind.VANISHED,
     "steady": EventKind.STEADIED,
 }
-_NAME = [DRIFT.c[name] for name in TAG]
-_ROW = select(DRIFT).where(*where(DRIFT, *TAG))
+_NAME = [DRIFT.c[name] for name in NAME]
+_ROW = select(DRIFT).where(*where(DRIFT, *NAME))
 _IS_UNSTEADY = DRIFT.c.verdict != literal_column("'steady'")  # no parameter: SQLite finds its partial index by this
 _UNSTEADY = select(*_NAME).where(_IS_UNSTEADY).order_by(*_NAME)
 _COUNT = select(func.count()).select_from(DRIFT).where(_IS_UNSTEADY)
-_DELETE = delete(DRIFT).where(*where(DRIFT, *TAG))
+_DELETE = delete(DRIFT).where(*where(DRIFT, *NAME))
 _REPLACE = insert(DRIFT).prefix_with("OR REPLACE")
 _VERDICTS: dict[str, VerdictName] = {str(kind): verdict for verdict, kind in _KINDS.items()}
 
 
 def state_of(connection: Connection, pin: Pin) -> DriftState | None:
     """What is known of upstream's offer for `pin`; None where nothing is."""
-    row = connection.execute(_ROW, key_of(pin.reference)).one_or_none()
+    row = connection.execute(_ROW, key_of(pin.name)).one_or_none()
     if row is None or not is_intact(DRIFT, row):
-        return _from_journal(connection, pin.reference)
+        return _from_journal(connection, pin.name)
     return _value(row) if row.pinned == str(pin.descriptor.digest) else None
 
 
 def record(
     tx: Transaction,
-    reference: TagReference,
+    name: Name,
     verdict: Verdict,
     offered: Descriptor | None,
     evidence: dict[str, Any],
 ) -> tuple[bool, tuple[Pin, DriftState] | None]:
     """Keep a verdict; whether it was news, and pin and state now (None: the verdict is about the past)."""
-    pin = pins.standing(tx.connection, reference)
+    pin = pins.standing(tx.connection, name)
     if not isinstance(pin, Pin) or pin.descriptor.digest != verdict.pinned:
         return False, None
     before = state_of(tx.connection, pin)
     state = _state(verdict, offered, before, tx.now())
     if not _is_news(state, before):
-        _write(tx.connection, reference, verdict.pinned, state)
+        _write(tx.connection, name, verdict.pinned, state)
         return False, (pin, state)
     body = {"pinned": str(verdict.pinned), "offered": to_json(state.offered), "evidence": bounded(evidence)}
-    entry = tx.append(_KINDS[state.verdict], reference, actor=pins.SELF, body=body)
+    kind = _KINDS[state.verdict]
+    entry = tx.append(kind, name.reference, environment=name.environment, actor=pins.SELF, body=body)
     return True, (pin, _from_entry(entry))
 
 
 def project(connection: Connection, entry: Entry) -> None:
     """Make the row that follows from a drift entry; a new revision of the pin begins without one."""
-    reference = entry.reference
-    if reference is None:
+    name = entry.name
+    if name is None:
         return
     if entry.revision is not None:
-        connection.execute(_DELETE, key_of(reference))
+        connection.execute(_DELETE, key_of(name))
     elif entry.kind in _VERDICTS:
-        _write(connection, reference, Digest.parse(entry.document()["pinned"]), _from_entry(entry))
+        _write(connection, name, Digest.parse(entry.document()["pinned"]), _from_entry(entry))
 
 
 def drifting(connection: Connection) -> list[tuple[Pin, DriftState]]:
     """The pins whose tag upstream moved or took away, by name."""
     found = []
-    for names in connection.execute(_UNSTEADY).all():
+    for environment, registry, repository, tag in connection.execute(_UNSTEADY).all():
         try:
-            pin = pins.standing(connection, TagReference(Repository(names[0], names[1]), Tag(names[2])))
+            name = Name(environment, TagReference(Repository(registry, repository), Tag(tag)))
+            pin = pins.standing(connection, name)
         except IarproxyError:
             continue  # reported by `damaged` and `verify`, and by each answer for that tag
         state = state_of(connection, pin) if isinstance(pin, Pin) else None
@@ -132,10 +134,10 @@ def _is_news(state: DriftState, before: DriftState | None) -> bool:
     return before is None or (before.verdict, before.offered) != (state.verdict, state.offered)
 
 
-def _write(connection: Connection, reference: TagReference, pinned: Digest, state: DriftState) -> None:
+def _write(connection: Connection, name: Name, pinned: Digest, state: DriftState) -> None:
     offered = state.offered
     row = {
-        **key_of(reference),
+        **key_of(name),
         "pinned": str(pinned),
         "verdict": state.verdict,
         "digest": str(offered.digest) if offered else None,
@@ -158,8 +160,8 @@ def _from_entry(entry: Entry) -> DriftState:
     return DriftState(_VERDICTS[entry.kind], descriptor_of(entry.document()["offered"]), at, at)
 
 
-def _from_journal(connection: Connection, reference: TagReference) -> DriftState | None:
-    newest = journal.of_reference(connection, reference, 1)
+def _from_journal(connection: Connection, name: Name) -> DriftState | None:
+    newest = journal.of_name(connection, name, 1)
     if not newest or newest[0].kind not in _VERDICTS or not newest[0].is_intact():
         return None
     return _from_entry(newest[0])

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, insert, select
 
-from iarproxy.ledger.rows import FOLLOWED, TAG, is_intact, key_of, sealed, where
+from iarproxy.ledger.rows import FOLLOWED, TAG, is_intact, sealed, tag_key, where
 from iarproxy.ledger.values import to_text
 from iarproxy.oci import Descriptor, Digest, Repository, TagReference
 
@@ -21,7 +21,7 @@ _REPLACE = insert(FOLLOWED).prefix_with("OR REPLACE")
 
 def read(connection: Connection, reference: TagReference) -> tuple[Descriptor, datetime] | None:
     """What the tag was last seen to offer, and when."""
-    row = connection.execute(_ROW, key_of(reference)).one_or_none()
+    row = connection.execute(_ROW, tag_key(reference)).one_or_none()
     if row is None or not is_intact(FOLLOWED, row):
         return None
     return Descriptor(row.media_type, Digest.parse(row.digest), row.size), datetime.fromisoformat(row.fetched_at)
@@ -30,7 +30,7 @@ def read(connection: Connection, reference: TagReference) -> tuple[Descriptor, d
 def write(connection: Connection, reference: TagReference, descriptor: Descriptor, at: datetime) -> None:
     """Keep what the tag offers `at` this moment."""
     row = {
-        **key_of(reference),
+        **tag_key(reference),
         "digest": str(descriptor.digest),
         "media_type": descriptor.media_type,
         "size": descriptor.size,

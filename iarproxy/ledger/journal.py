@@ -1,7 +1,8 @@
 """The journal: every event, hash-chained, in a table and in a file beside the database.
 
 Rule 1: an entry's hash is the sha256 of its own line of text up to the hash; the line names the hash before it. So a
-        line, a row and a chain are verified by the same few bytes, and no field is outside the hash.
+        line, a row and a chain are verified by the same few bytes, and no field is outside the hash. A line that is
+        about the default environment does not name it, as none did before there were others.
 Rule 2: pins and drift states are projections of the journal: whoever has the lines can make the tables again.
 Rule 3: an entry that fails its hash is never used; which one, is said.
 """
@@ -18,8 +19,8 @@ import orjson
 from sqlalchemy import Connection, bindparam, insert, select
 
 from iarproxy.errors import IarproxyError, LedgerDamaged
-from iarproxy.ledger.rows import JOURNAL, TAG, key_of, where
-from iarproxy.ledger.values import Event, EventKind, to_text
+from iarproxy.ledger.rows import JOURNAL, NAME, key_of, where
+from iarproxy.ledger.values import DEFAULT, Event, EventKind, Name, to_text
 from iarproxy.oci import Repository, Tag, TagReference
 
 MAX_EVIDENCE = 256 * 1024  # bytes of JSON; upstream's documents are in it, so it needs a bound
@@ -34,10 +35,10 @@ _AT_SERIAL = select(JOURNAL).where(*where(JOURNAL, "serial"))
 _AFTER = (
     select(JOURNAL).where(JOURNAL.c.serial > bindparam("serial")).order_by(JOURNAL.c.serial).limit(bindparam("limit"))
 )
-_ABOUT = select(JOURNAL).where(*where(JOURNAL, *TAG)).order_by(JOURNAL.c.serial.desc()).limit(bindparam("limit"))
+_ABOUT = select(JOURNAL).where(*where(JOURNAL, *NAME)).order_by(JOURNAL.c.serial.desc()).limit(bindparam("limit"))
 _LAST_PINNING = (
     select(JOURNAL)
-    .where(*where(JOURNAL, *TAG), JOURNAL.c.revision.is_not(None))
+    .where(*where(JOURNAL, *NAME), JOURNAL.c.revision.is_not(None))
     .order_by(JOURNAL.c.revision.desc())
     .limit(1)
 )
@@ -58,6 +59,7 @@ class Entry:
     serial: int
     at: str
     kind: str
+    environment: str
     registry: str | None
     repository: str | None
     tag: str | None
@@ -76,13 +78,14 @@ class Entry:
         kind: EventKind,
         reference: TagReference | None,
         *,
+        environment: str = DEFAULT,
         actor: str,
         reason: str = "",
         revision: int | None = None,
         body: dict[str, Any],
     ) -> Self:
         """The entry that comes after `head`."""
-        names = _names(reference)
+        names = (environment, *_names(reference))
         text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()
         fields = (head.serial + 1, to_text(at), str(kind), *names, revision, actor, reason, head.hash, text)
         return cls(*fields, hash=hashlib.sha256(_signed(fields)).hexdigest())
@@ -94,7 +97,7 @@ class Entry:
         try:
             fields = orjson.loads(header + b"}") if separator else {}
             body, digest = rest[:_HASH_AT].decode(), rest[_HASH_AT + 9 : -2].decode()
-            entry = cls(**fields, body=body, hash=digest)
+            entry = cls(**{"environment": DEFAULT, **fields}, body=body, hash=digest)
             return entry if entry.is_intact() and entry.line() == line + b"\n" else None
         except (ValueError, TypeError):
             return None
@@ -122,6 +125,12 @@ class Entry:
             return None
         return TagReference(Repository(self.registry, self.repository), Tag(self.tag))
 
+    @property
+    def name(self) -> Name | None:
+        """The tag in its environment."""
+        reference = self.reference
+        return None if reference is None else Name(self.environment, reference)
+
     def document(self) -> dict[str, Any]:
         """The body."""
         parsed: dict[str, Any] = orjson.loads(self.body)
@@ -139,7 +148,9 @@ class Entry:
             at, kind, reference = datetime.fromisoformat(self.at), EventKind(self.kind), self.reference
         except (ValueError, IarproxyError) as unknown:
             raise LedgerDamaged(f"journal entry {self.serial} is not one that this iarproxy knows") from unknown
-        return Event(self.serial, at, kind, reference, self.actor, self.reason, self.document(), self.hash)
+        return Event(
+            self.serial, at, kind, reference, self.actor, self.reason, self.document(), self.hash, self.environment
+        )
 
     def _fields(self) -> tuple[Any, ...]:
         return tuple(getattr(self, name) for name in _FIELDS)
@@ -151,7 +162,10 @@ _HEADER = _FIELDS[:-1]
 
 def _signed(fields: Sequence[Any]) -> bytes:
     """The bytes that the hash covers. The body stays the text it was, so that no JSON library can ever change them."""
-    header = orjson.dumps(dict(zip(_HEADER, fields[:-1], strict=True)))
+    named = dict(zip(_HEADER, fields[:-1], strict=True))
+    if named["environment"] == DEFAULT:
+        del named["environment"]
+    header = orjson.dumps(named)
     return b'%s,"body":%s' % (header[:-1], str(fields[-1]).encode())
 
 
@@ -199,13 +213,13 @@ def pages_after(connection: Connection, serial: int) -> Iterator[list[Entry]]:
         serial = page[-1].serial
 
 
-def of_reference(connection: Connection, reference: TagReference, limit: int) -> list[Entry]:
-    """The newest `limit` entries about a tag, oldest first."""
-    rows = connection.execute(_ABOUT, {**key_of(reference), "limit": limit})
+def of_name(connection: Connection, name: Name, limit: int) -> list[Entry]:
+    """The newest `limit` entries about a tag in an environment, oldest first."""
+    rows = connection.execute(_ABOUT, {**key_of(name), "limit": limit})
     return [Entry(*row) for row in rows][::-1]
 
 
-def last_pinning(connection: Connection, reference: TagReference) -> Entry | None:
+def last_pinning(connection: Connection, name: Name) -> Entry | None:
     """The entry that made or removed the tag's current pin, as stored; None where the journal knows of none."""
-    row = connection.execute(_LAST_PINNING, key_of(reference)).one_or_none()
+    row = connection.execute(_LAST_PINNING, key_of(name)).one_or_none()
     return None if row is None else Entry(*row)

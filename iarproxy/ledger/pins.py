@@ -1,10 +1,11 @@
-"""Pins: what a tag stands for here, and the three acts that add a revision.
+"""Pins: what a tag stands for in an environment, and the acts that add a revision.
 
 Rule 1: a pin is answered only when its row passes its checksum and equals, column for column, what the journal says.
         A row that is lost, or found under another name, or an older revision that surfaces because the newer one is
         unreadable, is `LedgerDamaged` for that tag: never "no pin" and never the older digest (threats T23, R28).
 Rule 2: the first writer wins; who comes later gets the winner's pin.
-Rule 3: repin and remove are compare-and-swap on the digest that the person believes to be current (threats T24, T31).
+Rule 3: an act is compare-and-swap, for each of its names, on the digest that the person believes to be current; it
+        happens to all of them or to none (threats T24, T31).
 """
 
 from __future__ import annotations
@@ -12,64 +13,70 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
-from sqlalchemy import Connection, bindparam, insert, select, tuple_
+from sqlalchemy import Connection, bindparam, func, insert, select, tuple_
 
 from iarproxy.errors import Conflict, IarproxyError, LedgerDamaged, Malformed
 from iarproxy.ledger import journal
 from iarproxy.ledger.journal import Entry
-from iarproxy.ledger.rows import PINS, TAG, is_intact, key_of, sealed, where
+from iarproxy.ledger.rows import NAME, PINS, TAG, is_intact, key_of, sealed, where
 from iarproxy.ledger.transaction import Transaction
-from iarproxy.ledger.values import Damage, EventKind, Pin, Unpinned, descriptor_of, to_json
+from iarproxy.ledger.values import Change, Damage, EventKind, Name, Pin, Unpinned, descriptor_of, to_json
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 
 Key: TypeAlias = tuple[str, str, str]  # registry, repository, tag
 
 SELF = "iarproxy"  # the actor of what no person did
 _MAX_REASON = 4096  # characters
+_SPELLED = 20  # conflicts told one by one
 _AFTER_REMOVAL = "first fetch after its removal"
 
 _INSERT = insert(PINS)
-_CURRENT = select(PINS).where(*where(PINS, *TAG)).order_by(PINS.c.revision.desc()).limit(1)
-_REVISION = select(PINS).where(*where(PINS, *TAG, "revision"))
-_WITHIN = select(PINS).where(*where(PINS, "registry", "repository")).order_by(PINS.c.tag, PINS.c.revision)
-_NAME = [PINS.c[name] for name in TAG]
+_CURRENT = select(PINS).where(*where(PINS, *NAME)).order_by(PINS.c.revision.desc()).limit(1)
+_REVISION = select(PINS).where(*where(PINS, *NAME, "revision"))
+_WITHIN = (
+    select(PINS).where(*where(PINS, "environment", "registry", "repository")).order_by(PINS.c.tag, PINS.c.revision)
+)
+_TAG = [PINS.c[name] for name in TAG]
 _NAMES = (
-    select(*_NAME)
+    select(*_TAG)
     .distinct()
-    .where(tuple_(*_NAME) > tuple_(*(bindparam(name) for name in TAG)))
-    .order_by(*_NAME)
+    .where(*where(PINS, "environment"), tuple_(*_TAG) > tuple_(*(bindparam(name) for name in TAG)))
+    .order_by(*_TAG)
     .limit(bindparam("limit"))
 )
+_NEXT_ENVIRONMENT = select(func.min(PINS.c.environment)).where(PINS.c.environment > bindparam("after"))
 
 
-def standing(connection: Connection, reference: TagReference) -> Pin | Unpinned:
+def standing(connection: Connection, name: Name) -> Pin | Unpinned:
     """What the tag stands for, believed only where table and journal agree (rule 1).
 
     Raises:
         LedgerDamaged: when they do not.
     """
-    row = connection.execute(_CURRENT, key_of(reference)).one_or_none()
-    entry = journal.last_pinning(connection, reference)
+    row = connection.execute(_CURRENT, key_of(name)).one_or_none()
+    entry = journal.last_pinning(connection, name)
     if row is None and entry is None:
-        return Unpinned(reference)
+        return Unpinned(name.reference, environment=name.environment)
     if row is None or entry is None or not _agree(row, entry):
         raise LedgerDamaged(
-            f"the pin of {reference} is damaged and is not guessed; run `iarproxy ledger verify`, then "
+            f"the pin of {name} is damaged and is not guessed; run `iarproxy ledger verify`, then "
             "`iarproxy ledger restore` or `iarproxy ledger rebuild`",
-            reference=str(reference),
+            reference=str(name.reference),
         )
-    return _value(reference, row)
+    return _value(name, row, entry)
 
 
 def row_of(entry: Entry) -> dict[str, Any]:
-    """The row that a pinned, repinned or removed entry makes."""
+    """The row that an entry with a revision makes."""
     body = entry.document()
     descriptor = descriptor_of(body["descriptor"])
     return sealed(
         PINS,
         {
+            "environment": entry.environment,
             "registry": entry.registry,
             "repository": entry.repository,
             "tag": entry.tag,
@@ -91,61 +98,66 @@ def project(connection: Connection, entry: Entry) -> None:
     """Make the row of `entry`, then look: the trigger ignores a first pin that is not the first."""
     connection.execute(_INSERT, row_of(entry))
     if not is_projected(connection, entry):
-        raise LedgerDamaged(f"{entry.reference} is pinned in a way that the ledger cannot read")
+        raise LedgerDamaged(f"{entry.name} is pinned in a way that the ledger cannot read")
 
 
 def is_projected(connection: Connection, entry: Entry) -> bool:
     """Whether the row of `entry` is there as it was made."""
     wanted = row_of(entry)
-    found = connection.execute(_REVISION, {name: wanted[name] for name in (*TAG, "revision")}).one_or_none()
+    found = connection.execute(_REVISION, {name: wanted[name] for name in (*NAME, "revision")}).one_or_none()
     return found is not None and tuple(found) == tuple(wanted[each.name] for each in PINS.columns)
 
 
-def add(tx: Transaction, reference: TagReference, descriptor: Descriptor, source: str) -> Pin:
-    """Pin `reference` if it has no pin; the pin that it has now (rule 2)."""
-    found = standing(tx.connection, reference)
+def add(tx: Transaction, name: Name, descriptor: Descriptor, source: str) -> Pin:
+    """Pin `name` if it has no pin; the pin that it has now (rule 2)."""
+    found = standing(tx.connection, name)
     if isinstance(found, Pin):
         return found
     reason = _AFTER_REMOVAL if found.revision else ""
-    return _revise(tx, EventKind.PINNED, found, descriptor, source=source, reason=reason, actor=SELF)
+    made = _revise(tx, EventKind.PINNED, found, _change_of(found, descriptor, source), reason=reason, actor=SELF)
+    assert isinstance(made, Pin)  # noqa: S101  # a change to a descriptor makes a pin; for the type checker
+    return made
 
 
-def repin(
-    tx: Transaction, reference: TagReference, old: Digest, new: Descriptor, *, reason: str, actor: str, source: str
-) -> Pin:
-    """Replace the pin on `old` by one on `new`.
-
-    Raises:
-        Conflict: when the pin is not on `old`, or is on `new` already.
-        Malformed: without a reason or an actor.
-    """
-    current = _swappable(tx, reference, old, reason, actor)
-    if current.descriptor.digest == new.digest:
-        raise Conflict(f"{reference} is pinned to {new.digest} already", pinned=str(new.digest))
-    return _revise(tx, EventKind.REPINNED, current, new, source=source, reason=reason, actor=actor)
-
-
-def remove(tx: Transaction, reference: TagReference, old: Digest, *, reason: str, actor: str) -> Unpinned:
-    """Take the pin on `old` away; the next fetch pins anew. The history stays (threats T25).
+def change(
+    tx: Transaction, kind: EventKind, changes: Sequence[Change], *, reason: str, actor: str
+) -> list[Pin | Unpinned]:
+    """A person's act (rule 3): what each of the names stands for after it.
 
     Raises:
-        Conflict: when the pin is not on `old`.
-        Malformed: without a reason or an actor.
+        Conflict: naming what is pinned, where that is not what the change says, or is what it would make.
+        Malformed: without a reason or an actor, or where a name is changed twice.
     """
-    current = _swappable(tx, reference, old, reason, actor)
-    body = {"descriptor": None, "source": "", "previous": str(old)}
-    tx.append(EventKind.REMOVED, reference, actor=actor, reason=reason, revision=current.revision + 1, body=body)
-    return Unpinned(reference, current.revision + 1)
+    if not reason.strip() or not actor.strip() or len(reason) > _MAX_REASON:
+        raise Malformed(f"a change of a pin needs a reason (at most {_MAX_REASON} characters) and an actor")
+    if len({each.name for each in changes}) != len(changes):
+        raise Malformed("one act changes a name once")
+    found = [standing(tx.connection, each.name) for each in changes]
+    _insist_expected([_conflict(now, each) for now, each in zip(found, changes, strict=True)])
+    return [_revise(tx, kind, now, each, reason=reason, actor=actor) for now, each in zip(found, changes, strict=True)]
 
 
-def page(connection: Connection, after: Key, limit: int) -> tuple[list[Pin], list[Damage], Key | None]:
+def environments(connection: Connection) -> list[str]:
+    """Those in which something was ever pinned, sorted."""
+    found: list[str] = []
+    while (
+        following := connection.execute(_NEXT_ENVIRONMENT, {"after": found[-1] if found else ""}).scalar()
+    ) is not None:
+        found.append(following)
+    return found
+
+
+def page(
+    connection: Connection, environment: str, after: Key, limit: int
+) -> tuple[list[Pin], list[Damage], Key | None]:
     """The current pins among the `limit` tags after `after`, the damaged ones, and where to go on; None: the end."""
     pins: list[Pin] = []
     damages: list[Damage] = []
-    names = connection.execute(_NAMES, {**dict(zip(TAG, after, strict=True)), "limit": limit}).all()
+    above = {"environment": environment, **dict(zip(TAG, after, strict=True)), "limit": limit}
+    names = connection.execute(_NAMES, above).all()
     for registry, repository, tag in names:
         try:
-            found = standing(connection, TagReference(Repository(registry, repository), Tag(tag)))
+            found = standing(connection, Name(environment, TagReference(Repository(registry, repository), Tag(tag))))
         except IarproxyError as broken:
             damages.append(Damage(f"{registry}/{repository}:{tag}"[:400], str(broken)))
             continue
@@ -153,9 +165,9 @@ def page(connection: Connection, after: Key, limit: int) -> tuple[list[Pin], lis
     return pins, damages, tuple(names[-1]) if len(names) == limit else None
 
 
-def tags(connection: Connection, repository: Repository) -> list[str]:
+def tags(connection: Connection, environment: str, repository: Repository) -> list[str]:
     """The tags of `repository` that are pinned now: names to show; each is answered for when it is asked for."""
-    within = {"registry": repository.registry, "repository": repository.name}
+    within = {"environment": environment, "registry": repository.registry, "repository": repository.name}
     newest: dict[str, Any] = {}
     for row in connection.execute(_WITHIN, within):
         newest[row.tag] = row
@@ -169,38 +181,59 @@ def _agree(row: Sequence[Any], entry: Entry) -> bool:
     return tuple(row) == tuple(wanted[each.name] for each in PINS.columns)
 
 
-def _value(reference: TagReference, row: Any) -> Pin | Unpinned:
+def _value(name: Name, row: Any, entry: Entry) -> Pin | Unpinned:
     if row.digest is None:
-        return Unpinned(reference, row.revision)
+        was = Digest.parse(row.previous_digest)
+        return Unpinned(name.reference, row.revision, name.environment, was, retired=entry.kind == EventKind.RETIRED)
     # interned: a hundred thousand pins are remembered, of a few media types and sources
     descriptor = Descriptor(sys.intern(row.media_type), Digest.parse(row.digest), row.size)
-    return Pin(reference, descriptor, datetime.fromisoformat(row.pinned_at), sys.intern(row.source), row.revision)
+    pinned_at, source = datetime.fromisoformat(row.pinned_at), sys.intern(row.source)
+    return Pin(name.reference, descriptor, pinned_at, source, row.revision, name.environment)
 
 
-def _swappable(tx: Transaction, reference: TagReference, old: Digest, reason: str, actor: str) -> Pin:
-    if not reason.strip() or not actor.strip() or len(reason) > _MAX_REASON:
-        raise Malformed(f"a change of a pin needs a reason (at most {_MAX_REASON} characters) and an actor")
-    current = standing(tx.connection, reference)
-    if isinstance(current, Unpinned):
-        raise Conflict(f"{reference} has no pin, and so none on {old}")
-    if current.descriptor.digest != old:
-        pinned = current.descriptor.digest
-        raise Conflict(f"{reference} is pinned to {pinned}, not to {old}", pinned=str(pinned), named=str(old))
-    return current
+def _change_of(found: Unpinned, descriptor: Descriptor, source: str) -> Change:
+    return Change(found.environment, found.reference, None, descriptor, source)
+
+
+def _conflict(now: Pin | Unpinned, wanted: Change) -> Conflict | None:
+    """Why `wanted` cannot follow `now`."""
+    if isinstance(now, Unpinned):
+        if wanted.old is not None:
+            return Conflict(f"{wanted.name} has no pin, and so none on {wanted.old}")
+        return Conflict(f"{wanted.name} has no pin that could be taken away") if wanted.new is None else None
+    pinned = now.descriptor.digest
+    if wanted.new is not None and pinned == wanted.new.digest and wanted.old in (None, pinned):
+        return Conflict(f"{wanted.name} is pinned to {pinned} already", pinned=str(pinned))
+    if wanted.old is None:
+        return Conflict(f"{wanted.name} is pinned to {pinned}, which nobody named", pinned=str(pinned))
+    if wanted.old != pinned:
+        return Conflict(
+            f"{wanted.name} is pinned to {pinned}, not to {wanted.old}", pinned=str(pinned), named=str(wanted.old)
+        )
+    return None
+
+
+def _insist_expected(conflicts: Sequence[Conflict | None]) -> None:
+    found = [each for each in conflicts if each is not None]
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        rest = f"; and {len(found) - _SPELLED} more" if len(found) > _SPELLED else ""
+        raise Conflict("; ".join(str(each) for each in found[:_SPELLED]) + rest, conflicts=len(found))
 
 
 def _revise(
-    tx: Transaction,
-    kind: EventKind,
-    current: Pin | Unpinned,
-    new: Descriptor,
-    *,
-    source: str,
-    reason: str,
-    actor: str,
-) -> Pin:
-    previous = str(current.descriptor.digest) if isinstance(current, Pin) else None
-    body = {"descriptor": to_json(new), "source": source, "previous": previous}
-    revision = current.revision + 1
-    entry = tx.append(kind, current.reference, actor=actor, reason=reason, revision=revision, body=body)
-    return Pin(current.reference, new, datetime.fromisoformat(entry.at), source, revision)
+    tx: Transaction, kind: EventKind, now: Pin | Unpinned, wanted: Change, *, reason: str, actor: str
+) -> Pin | Unpinned:
+    previous = str(now.descriptor.digest) if isinstance(now, Pin) else None
+    body = {**wanted.detail, "descriptor": to_json(wanted.new), "source": wanted.source, "previous": previous}
+    entry = tx.append(
+        kind,
+        wanted.reference,
+        environment=wanted.environment,
+        actor=actor,
+        reason=reason,
+        revision=now.revision + 1,
+        body=body,
+    )
+    return _value(wanted.name, SimpleNamespace(**row_of(entry)), entry)

@@ -4,6 +4,8 @@ Rule 1: each row carries a checksum over all its other columns and its table's n
         first. SQLite has no page checksums: of 200 flipped bits 36 changed a row unnoticed (threats L4, R28).
 Rule 2: the encoding is unambiguous: a JSON array, so that no two rows share one encoding, nor 1 and "1", nor "" and
         NULL. What JSON cannot encode (bytes, broken UTF-8) was never written by us: not intact.
+Rule 3: rows of the default environment are encoded without its name, as they were before there were others; rows of
+        others have one column more, so that neither can be taken for the other.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, TableClause, bindparam, column, table
 
+from iarproxy.ledger.values import DEFAULT, Name
 from iarproxy.oci import TagReference
 
 _CHECKSUM_SIZE = 16  # bytes: against rot, not against people; the journal's sha256 chain is there for those
@@ -26,17 +29,52 @@ def _table(name: str, *columns: str) -> TableClause:
 
 PINS = _table(
     "pins",
-    *("registry", "repository", "tag", "revision", "digest", "media_type", "size", "pinned_at", "source"),
+    *(
+        "environment",
+        "registry",
+        "repository",
+        "tag",
+        "revision",
+        "digest",
+        "media_type",
+        "size",
+        "pinned_at",
+        "source",
+    ),
     *("previous_digest", "reason", "actor", "serial", "checksum"),
 )
 JOURNAL = _table(
     "journal",
-    *("serial", "at", "kind", "registry", "repository", "tag", "revision", "actor", "reason", "previous", "body"),
+    *(
+        "serial",
+        "at",
+        "kind",
+        "environment",
+        "registry",
+        "repository",
+        "tag",
+        "revision",
+        "actor",
+        "reason",
+        "previous",
+        "body",
+    ),
     "hash",
 )
 DRIFT = _table(
     "drift",
-    *("registry", "repository", "tag", "pinned", "verdict", "digest", "media_type", "size", "first_seen"),
+    *(
+        "environment",
+        "registry",
+        "repository",
+        "tag",
+        "pinned",
+        "verdict",
+        "digest",
+        "media_type",
+        "size",
+        "first_seen",
+    ),
     *("checked_at", "checksum"),
 )
 FOLLOWED = _table("followed", "registry", "repository", "tag", "digest", "media_type", "size", "fetched_at", "checksum")
@@ -45,6 +83,7 @@ META = _table("meta", "key", "value", "checksum")
 
 
 TAG = ("registry", "repository", "tag")
+NAME = ("environment", *TAG)
 
 
 def where(source: TableClause, *names: str) -> tuple[ColumnElement[bool], ...]:
@@ -55,10 +94,15 @@ def where(source: TableClause, *names: str) -> tuple[ColumnElement[bool], ...]:
     return tuple(source.c[name] == bindparam(name) for name in names)
 
 
-def key_of(reference: TagReference) -> dict[str, str]:
+def tag_key(reference: TagReference) -> dict[str, str]:
     """The parameters that name a tag."""
     repository = reference.repository
     return {"registry": repository.registry, "repository": repository.name, "tag": reference.tag.value}
+
+
+def key_of(name: Name) -> dict[str, str]:
+    """The parameters that name a tag in an environment."""
+    return {"environment": name.environment, **tag_key(name.reference)}
 
 
 def checksum(name: str, values: Sequence[Any]) -> bytes:
@@ -69,12 +113,17 @@ def checksum(name: str, values: Sequence[Any]) -> bytes:
 def sealed(into: TableClause, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with the row's checksum, ready to insert into `into`."""
     ordered = [values[each.name] for each in into.columns if each.name != "checksum"]
-    return {**values, "checksum": checksum(into.name, ordered)}
+    return {**values, "checksum": checksum(into.name, _covered(into, ordered))}
 
 
 def is_intact(source: TableClause, row: Sequence[Any]) -> bool:
     """Whether `row`, all columns of `source` in order, is what was written."""
-    return is_sealed(source.name, row)
+    return is_sealed(source.name, _covered(source, row))
+
+
+def _covered(source: TableClause, row: Sequence[Any]) -> Sequence[Any]:
+    """What of a row the checksum is over (rule 3)."""
+    return row[1:] if "environment" in source.c and row[0] == DEFAULT else row
 
 
 def is_sealed(name: str, row: Sequence[Any]) -> bool:

@@ -149,6 +149,83 @@ _BY_REVISION = (
     "WHERE revision IS NOT NULL"
 )
 
+# Version 3: a pin is of a tag in an environment. Rows and their checksums stay as they were (`rows`, rule 3).
+_NAMED_PINS = """
+CREATE TABLE pins (
+  environment TEXT NOT NULL,
+  registry TEXT NOT NULL,
+  repository TEXT NOT NULL,
+  tag TEXT NOT NULL,
+  revision INTEGER NOT NULL,
+  digest TEXT, -- with media_type and size: NULL where the pin was taken away
+  media_type TEXT,
+  size INTEGER,
+  pinned_at TEXT NOT NULL,
+  source TEXT NOT NULL,
+  previous_digest TEXT,
+  reason TEXT NOT NULL,
+  actor TEXT NOT NULL,
+  serial INTEGER NOT NULL, -- of the journal row that made this one
+  checksum BLOB NOT NULL,
+  PRIMARY KEY (environment, registry, repository, tag, revision)
+) STRICT, WITHOUT ROWID
+"""
+
+_NAMED_PINS_INSERT = """
+CREATE TRIGGER pins_insert BEFORE INSERT ON pins
+BEGIN
+  SELECT RAISE(IGNORE) WHERE NEW.revision IS 1 AND EXISTS (
+    SELECT 1 FROM pins WHERE environment = NEW.environment
+    AND registry = NEW.registry AND repository = NEW.repository AND tag = NEW.tag);
+  SELECT RAISE(ABORT, 'a first pin has nothing before it') WHERE NEW.revision IS 1 AND NEW.previous_digest IS NOT NULL;
+  SELECT RAISE(ABORT, 'a pin changes only by its next revision') WHERE NEW.revision IS NOT 1 AND NEW.revision IS NOT (
+    SELECT max(revision) + 1 FROM pins WHERE environment = NEW.environment
+    AND registry = NEW.registry AND repository = NEW.repository AND tag = NEW.tag);
+  SELECT RAISE(ABORT, 'a revision names the digest that it replaces')
+    WHERE NEW.revision IS NOT 1 AND NEW.previous_digest IS NOT (
+      SELECT digest FROM pins WHERE environment = NEW.environment
+      AND registry = NEW.registry AND repository = NEW.repository AND tag = NEW.tag
+      ORDER BY revision DESC LIMIT 1);
+  SELECT RAISE(ABORT, 'a revision needs a reason and an actor')
+    WHERE NEW.revision IS NOT 1 AND (coalesce(trim(NEW.reason), '') = '' OR coalesce(trim(NEW.actor), '') = '');
+END
+"""
+
+_NAMED_DRIFT = """
+CREATE TABLE drift (
+  environment TEXT NOT NULL,
+  registry TEXT NOT NULL,
+  repository TEXT NOT NULL,
+  tag TEXT NOT NULL,
+  pinned TEXT NOT NULL,
+  verdict TEXT NOT NULL,
+  digest TEXT,
+  media_type TEXT,
+  size INTEGER,
+  first_seen TEXT NOT NULL,
+  checked_at TEXT NOT NULL,
+  checksum BLOB NOT NULL,
+  PRIMARY KEY (environment, registry, repository, tag)
+) STRICT, WITHOUT ROWID
+"""
+
+_ENVIRONMENTS = (
+    *("ALTER TABLE pins RENAME TO unnamed_pins", "DROP TRIGGER pins_insert"),
+    *("DROP TRIGGER pins_update", "DROP TRIGGER pins_delete"),
+    _NAMED_PINS,
+    "INSERT INTO pins SELECT 'default', * FROM unnamed_pins",
+    *("DROP TABLE unnamed_pins", _NAMED_PINS_INSERT, _frozen("pins", "UPDATE"), _frozen("pins", "DELETE")),
+    *("ALTER TABLE drift RENAME TO unnamed_drift", "DROP INDEX drift_unsteady"),
+    _NAMED_DRIFT,
+    "INSERT INTO drift SELECT 'default', * FROM unnamed_drift",
+    "DROP TABLE unnamed_drift",
+    "CREATE INDEX drift_unsteady ON drift (environment, registry, repository, tag) WHERE verdict <> 'steady'",
+    "ALTER TABLE journal ADD COLUMN environment TEXT NOT NULL DEFAULT 'default'",
+    *("DROP INDEX journal_by_reference", "DROP INDEX journal_by_revision"),
+    "CREATE INDEX journal_by_name ON journal (environment, registry, repository, tag, serial)",
+    _BY_REVISION.replace("(registry", "(environment, registry"),
+)
+
 _STEPS: Steps = (
     (
         *(_PINS, _PINS_INSERT, _frozen("pins", "UPDATE"), _frozen("pins", "DELETE")),
@@ -159,6 +236,7 @@ _STEPS: Steps = (
     ),
     # of a million pins that were checked, the few that are not steady
     ("CREATE INDEX drift_unsteady ON drift (registry, repository, tag) WHERE verdict <> 'steady'",),
+    _ENVIRONMENTS,
 )
 VERSION = len(_STEPS)
 

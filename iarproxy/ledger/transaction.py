@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from iarproxy.ledger.journal import Entry, Head, insert_entry
-from iarproxy.ledger.values import EventKind
+from iarproxy.ledger.values import DEFAULT, EventKind
 from iarproxy.oci import TagReference
 
 Projection = Callable[[Connection, Entry], None]
@@ -39,6 +39,7 @@ class Transaction:
         kind: EventKind,
         reference: TagReference | None,
         *,
+        environment: str = DEFAULT,
         actor: str,
         reason: str = "",
         revision: int | None = None,
@@ -50,6 +51,7 @@ class Transaction:
             self.now(),
             kind,
             reference,
+            environment=environment,
             actor=_text(actor),
             reason=_text(reason),
             revision=revision,

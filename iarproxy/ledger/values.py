@@ -16,6 +16,8 @@ from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 
 VerdictName: TypeAlias = Literal["steady", "drifted", "vanished"]
 
+DEFAULT = "default"  # the environment that `[server] listen` serves
+
 
 class EventKind(StrEnum):
     """What happened. The journal of every store starts with `created`."""
@@ -23,11 +25,28 @@ class EventKind(StrEnum):
     CREATED = "created"
     PINNED = "pinned"
     REPINNED = "repinned"
+    ROLLED_BACK = "rolled-back"
+    APPROVED = "approved"
+    PROMOTED = "promoted"
+    IMPORTED = "imported"
     REMOVED = "removed"
+    RETIRED = "retired"
     DRIFTED = "drifted"
     VANISHED = "vanished"
     STEADIED = "steadied"
     RECOVERED = "recovered"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Name:
+    """A tag in an environment: what a pin is of."""
+
+    environment: str
+    reference: TagReference
+
+    def __str__(self) -> str:
+        where = "" if self.environment == DEFAULT else f" in {self.environment}"
+        return f"{self.reference}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +64,57 @@ class Pin:
     pinned_at: datetime
     source: str
     revision: int
+    environment: str = DEFAULT
+
+    @property
+    def name(self) -> Name:
+        """What it is the pin of."""
+        return Name(self.environment, self.reference)
 
 
 @dataclass(frozen=True, slots=True)
 class Unpinned:
-    """A tag without a pin: never pinned (`revision` 0), or removed by the person's act of that `revision`."""
+    """A tag without a pin: never pinned (`revision` 0), or taken away by the act of that `revision`.
+
+    Attributes:
+        was: the digest that was taken away.
+        retired: retention took it away, not a person who wanted it gone.
+    """
 
     reference: TagReference
     revision: int = 0
+    environment: str = DEFAULT
+    was: Digest | None = None
+    retired: bool = False
+
+    @property
+    def name(self) -> Name:
+        """What has no pin."""
+        return Name(self.environment, self.reference)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One name's part in a person's act.
+
+    Attributes:
+        old: the digest that it is pinned to; None: it has no pin.
+        new: the content that it shall have; None: the pin is taken away.
+        source: where that content came from.
+        detail: what else the journal shall know of it; JSON.
+    """
+
+    environment: str
+    reference: TagReference
+    old: Digest | None
+    new: Descriptor | None
+    source: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> Name:
+        """What it is about."""
+        return Name(self.environment, self.reference)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +135,7 @@ class Event:
     reason: str
     body: dict[str, Any]
     hash: str
+    environment: str = DEFAULT
 
 
 @dataclass(frozen=True, slots=True)

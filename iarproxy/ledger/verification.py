@@ -18,7 +18,7 @@ from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import NAME, read_lines
 from iarproxy.ledger.rows import DRIFT, FOLLOWED, LINKS, PINS, is_intact
 from iarproxy.ledger.thread import LedgerThread
-from iarproxy.ledger.values import VerifyReport
+from iarproxy.ledger.values import DEFAULT, VerifyReport
 
 _LONG = 600.0  # seconds
 _ENOUGH = 100  # problems listed
@@ -94,7 +94,8 @@ class Inspection:
         elif (entry.serial, entry.previous) != (self.head.serial + 1, self.head.hash):
             self._say(f"journal entry {entry.serial} does not continue entry {self.head.serial}")
         elif entry.revision is not None and not pins.is_projected(connection, entry):
-            name = f"{entry.registry}/{entry.repository}:{entry.tag}"
+            where = "" if entry.environment == DEFAULT else f" in {entry.environment}"
+            name = f"{entry.registry}/{entry.repository}:{entry.tag}{where}"
             self._say(f"revision {entry.revision} of {name} is damaged or missing among the pins")
         self.pins += entry.revision is not None
         self.head = entry.head

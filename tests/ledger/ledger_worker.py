@@ -20,7 +20,7 @@ from iarproxy.ledger import Use, Uses
 from iarproxy.ledger.journal import Entry
 from iarproxy.ledger.pins import add
 from iarproxy.oci import Tag
-from ledger_world import APP, SOURCE, content, database, opened, tag, utc_now
+from ledger_world import APP, SOURCE, content, database, opened, pin_name, tag, utc_now
 
 GROUP = 20
 
@@ -61,7 +61,7 @@ def gap(path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     held._outside = Killed()  # type: ignore[assignment]  # it has what is needed of one
-    held.write([lambda tx: add(tx, tag("gap"), content("gap"), SOURCE)])
+    held.write([lambda tx: add(tx, pin_name("gap"), content("gap"), SOURCE)])
 
 
 async def uses(path: Path, count: int) -> None:

@@ -7,13 +7,16 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from iarproxy.ledger import Ledger
+from iarproxy.ledger import DEFAULT, Change, EventKind, Ledger, Name, Pin, Unpinned
 from iarproxy.ledger.database import Database
 from iarproxy.ledger.journal_file import DISK, Disk
 from iarproxy.ledger.opening import open_database
+from iarproxy.ledger.pins import change
+from iarproxy.ledger.transaction import Transaction
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_INDEX
 
@@ -39,6 +42,17 @@ class Clock:
 
 def tag(name: str, repository: Repository = APP) -> TagReference:
     return TagReference(repository, Tag(name))
+
+
+def pin_name(text: str, environment: str = DEFAULT) -> Name:
+    """That tag in an environment."""
+    return Name(environment, tag(text))
+
+
+def repinning(text: str, old: Descriptor, new: Descriptor) -> Callable[[Transaction], list[Pin | Unpinned]]:
+    """The work of a repin."""
+    wanted = [Change(DEFAULT, tag(text), old.digest, new, SOURCE)]
+    return partial(change, kind=EventKind.REPINNED, changes=wanted, reason="r", actor="ann")
 
 
 def content(text: str) -> Descriptor:

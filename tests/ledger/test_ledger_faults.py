@@ -20,10 +20,10 @@ from iarproxy.ledger.connection import meaning_of
 from iarproxy.ledger.database import Database
 from iarproxy.ledger.journal_file import Disk
 from iarproxy.ledger.lock import FileLock
-from iarproxy.ledger.pins import add, repin, standing
+from iarproxy.ledger.pins import add, standing
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.values import Unpinned
-from ledger_world import SOURCE, content, database, opened, tag
+from ledger_world import SOURCE, content, database, opened, pin_name, repinning, tag
 
 
 class FailingDisk:
@@ -60,7 +60,7 @@ def held(path: Path, disk: FailingDisk) -> Iterator[Database]:
 
 
 def _added(held: Database, name: str, text: str = "x") -> Any:
-    return held.write([partial(add, reference=tag(name), descriptor=content(text), source=SOURCE)])[0]
+    return held.write([partial(add, name=pin_name(name), descriptor=content(text), source=SOURCE)])[0]
 
 
 def _lines(path: Path) -> int:
@@ -142,7 +142,7 @@ async def test_a_failure_of_one_is_its_own(path: Path) -> None:
     try:
         wrong, right = await asyncio.gather(
             thread.write(lambda _: int("no number")),
-            thread.write(partial(add, reference=tag("a"), descriptor=content("a"), source=SOURCE)),
+            thread.write(partial(add, name=pin_name("a"), descriptor=content("a"), source=SOURCE)),
             return_exceptions=True,
         )
     finally:
@@ -189,23 +189,17 @@ def test_the_write_ahead_log(path: Path) -> None:
     with closing(database(path, wal=True)) as first, closing(database(path, empty=False, wal=True)) as second:
         assert path.with_name("ledger.db-wal").exists()
         assert _added(first, "a", "one") == _added(second, "a", "two")
-        change = partial(
-            repin,
-            reference=tag("a"),
-            old=content("one").digest,
-            new=content("two"),
-            reason="r",
-            actor="ann",
-            source=SOURCE,
-        )
-        assert isinstance(second.write([change])[0], Pin)
-        assert first.changes().references == (tag("a"),)
-        assert first.changes().references == ()
-        assert first.read([partial(standing, reference=tag("z"))]) == [Unpinned(tag("z"))]
+        change = repinning("a", content("one"), content("two"))
+        [made] = second.write([change])
+        assert isinstance(made, list)
+        assert isinstance(made[0], Pin)
+        assert first.changes().names == (pin_name("a"),)
+        assert first.changes().names == ()
+        assert first.read([partial(standing, name=pin_name("z"))]) == [Unpinned(tag("z"))]
         with pytest.raises(LedgerUnavailable, match="locked"):
             database(path, empty=False, wal=False)
     with closing(database(path, empty=False, wal=False)) as back:
-        pin = back.read([partial(standing, reference=tag("a"))])[0]
+        pin = back.read([partial(standing, name=pin_name("a"))])[0]
         assert isinstance(pin, Pin)
         assert pin.descriptor == content("two")
 
@@ -214,17 +208,9 @@ def test_a_whole_history_at_one_look(path: Path) -> None:
     """More changes than are read at one look are read at the next."""
     with closing(database(path)) as first, closing(database(path, empty=False)) as second:
         names = [f"t{number}" for number in range(2001)]
-        second.write([partial(add, reference=tag(name), descriptor=content("x"), source=SOURCE) for name in names])
+        second.write([partial(add, name=pin_name(name), descriptor=content("x"), source=SOURCE) for name in names])
         for name in ("t0", "t2000"):
-            change = partial(
-                repin,
-                reference=tag(name),
-                old=content("x").digest,
-                new=content("y"),
-                reason="r",
-                actor="ann",
-                source=SOURCE,
-            )
+            change = repinning(name, content("x"), content("y"))
             second.write([change])
-        assert first.changes().references == ()
-        assert first.changes().references == (tag("t0"), tag("t2000"))
+        assert first.changes().names == ()
+        assert first.changes().names == (pin_name("t0"), pin_name("t2000"))

@@ -16,9 +16,8 @@ from typing import Any
 import pytest
 
 from iarproxy.errors import ConfigError, LedgerDamaged, LedgerUnavailable
-from iarproxy.ledger import Pin, rebuild
+from iarproxy.ledger import DEFAULT, Name, Pin, Unpinned, rebuild
 from iarproxy.ledger.pins import add, standing
-from iarproxy.ledger.values import Unpinned
 from iarproxy.oci import Digest, TagReference
 from iarproxy.trust.drift import Vanished
 from ledger_world import SOURCE, STORE, content, copy_ledger, database, fill, opened, sql, tag
@@ -70,9 +69,9 @@ def _asked(path: Path, pins: dict[TagReference, Digest]) -> Counter[str]:
     wanted = {**pins, tag("v1"): None}
     with closing(held):
         try:
-            answers = held.read([partial(standing, reference=each) for each in wanted])
+            answers = held.read([partial(standing, name=Name(DEFAULT, each)) for each in wanted])
             found.update(map(_judged, answers, wanted.values()))
-            adds = held.write([partial(add, reference=each, descriptor=EVIL, source=SOURCE) for each in pins])
+            adds = held.write([partial(add, name=Name(DEFAULT, each), descriptor=EVIL, source=SOURCE) for each in pins])
             found.update(map(_judged, adds, pins.values()))
         except LedgerUnavailable:
             found["refused"] += 1

@@ -5,20 +5,22 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import stat
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from iarproxy.errors import ConfigError
-from iarproxy.ledger import restore
+from iarproxy.errors import ConfigError, Conflict, Malformed
+from iarproxy.ledger import DEFAULT, Change, EventKind, Unpinned, rebuild, restore
 from iarproxy.trust import Steady, Vanished
 from ledger_world import SOURCE, STORE, content, dump, opened, sql, tag
 
+HERE = Path(__file__).parent
 COLUMNS = (
-    "registry, repository, tag, revision, digest, media_type, size, pinned_at, source, previous_digest, reason, "
-    "actor, serial, checksum"
+    "environment, registry, repository, tag, revision, digest, media_type, size, pinned_at, source, previous_digest, "
+    "reason, actor, serial, checksum"
 )
-PLACES = ", ".join("?" * 14)
+PLACES = ", ".join("?" * 15)
 OLD, NEW = str(content("one").digest), str(content("evil").digest)
 VERBS = ["INSERT", "INSERT OR REPLACE", "REPLACE", "INSERT OR IGNORE", "INSERT OR FAIL", "INSERT OR ROLLBACK"]
 
@@ -32,7 +34,7 @@ async def pinned(path: Path) -> Path:
 
 
 def _row(revision: object = 1, previous: object = None, reason: object = "", actor: object = "x") -> tuple[object, ...]:
-    names = ("registry.example.com", "team/app", "v1", revision)
+    names = ("default", "registry.example.com", "team/app", "v1", revision)
     return (*names, NEW, "a/b", 1, "2026", "s", previous, reason, actor, 9, b"")
 
 
@@ -148,30 +150,88 @@ async def test_a_newer_schema_does_not_open(pinned: Path) -> None:
             pass
 
 
-def make_older(path: Path) -> None:
-    """What the first released schema was."""
-    sql(path, "DROP INDEX drift_unsteady")
-    sql(path, "PRAGMA user_version = 1")
+def make_older(folder: Path, version: int) -> Path:
+    """What an older iarproxy left: four tags, of which one was repinned, one removed, one drifted and one vanished."""
+    with closing(sqlite3.connect(folder / "ledger.db")) as raw:
+        raw.executescript((HERE / "version_2.sql").read_text())
+        if version == 1:
+            raw.executescript("DROP INDEX drift_unsteady; PRAGMA user_version = 1")
+    shutil.copy(HERE / "version_2.jsonl", folder / "journal.jsonl")
+    return folder / "ledger.db"
 
 
-async def test_an_older_schema_is_brought_forward(pinned: Path) -> None:
-    """A ledger, or a backup, of an older iarproxy gains what it lacks, and keeps what it has."""
-    make_older(pinned)
-    backup_of_the_old(pinned)
-    async with opened(pinned, empty=False) as ledger:
-        assert [content("one")] == [pin.descriptor for pin in await ledger.pins()]
+@pytest.mark.parametrize("version", [1, 2])
+async def test_an_older_schema_is_brought_forward(tmp_path: Path, version: int) -> None:
+    """A ledger of an older iarproxy gains what it lacks, and keeps every pin, verdict and line of its journal."""
+    wanted = {"v1": content("first v1"), "v2": content("second"), "v4": content("first v4")}
+    older = make_older(tmp_path, version)
+    lines = older.with_name("journal.jsonl").read_bytes()
+    async with opened(older, empty=False) as ledger:
+        assert wanted == {pin.reference.tag.value: pin.descriptor for pin in await ledger.pins()}
+        assert ["drifted", "vanished"] == [drift.verdict for _, drift in await ledger.drifts()]
+        assert Unpinned(tag("v3"), 2, was=content("first v3").digest) == await ledger.standing(tag("v3"))
         assert (await ledger.verify()).ok
-    await restore(pinned, pinned.parent / "backup", store_identity=STORE, actor="ann", reason="a test")
+        assert [DEFAULT] == await ledger.environments()
+        await ledger.repin(tag("v1"), wanted["v1"].digest, content("evil"), reason="r", actor="ann", source=SOURCE)
+    assert older.with_name("journal.jsonl").read_bytes().startswith(lines)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+async def test_a_backup_of_an_older_iarproxy_is_restored(pinned: Path, tmp_path: Path, version: int) -> None:
+    """As is a backup; and what the journal file of an older one tells makes the same ledger again."""
+    folder = tmp_path / "older"
+    folder.mkdir()
+    make_older(folder, version)
+    for each in (pinned, pinned.with_name("journal.jsonl")):
+        each.unlink()
+    await restore(pinned, folder, store_identity=STORE, actor="ann", reason="a test")
     async with opened(pinned, empty=False) as ledger:
-        assert [content("one")] == [pin.descriptor for pin in await ledger.pins()]
+        restored = await ledger.pins()
+    await rebuild(pinned, store_identity=STORE, actor="ann", reason="a test")
+    async with opened(pinned, empty=False) as ledger:
+        assert ["v1", "v2", "v4"] == [pin.reference.tag.value for pin in restored]
+        assert restored == await ledger.pins()
+        assert (await ledger.verify()).ok
 
 
-def backup_of_the_old(path: Path) -> None:
-    """As an older iarproxy made it: this one would not verify it."""
-    target = path.parent / "backup"
-    target.mkdir()
-    for name in ("ledger.db", "journal.jsonl"):
-        shutil.copy(path.with_name(name), target / name)
+async def test_environments_have_pins_of_their_own(path: Path) -> None:
+    """One tag, three environments: what happens in one is nothing to the others, over a rebuild too."""
+    async with opened(path) as ledger:
+        await ledger.add(tag("v1"), content("one"), SOURCE)
+        prod, stage = ledger.within("prod"), ledger.within("stage")
+        assert None is await prod.pin_of(tag("v1"))
+        await stage.add(tag("v1"), content("two"), SOURCE)
+        promoted = Change("prod", tag("v1"), None, content("one"), SOURCE, {"from": "default"})
+        [made] = await ledger.change(EventKind.PROMOTED, [promoted], reason="tested", actor="ann")
+        assert made == await prod.pin_of(tag("v1")) == prod.peek(tag("v1"))
+        await ledger.repin(tag("v1"), content("one").digest, content("three"), reason="r", actor="ann", source=SOURCE)
+        found = {each.environment: each.peek(tag("v1")) for each in (ledger, prod, stage)}
+        digests = {name: pin.descriptor for name, pin in found.items() if pin}
+        assert {"default": content("three"), "prod": content("one"), "stage": content("two")} == digests
+        assert ["promoted"] == [each.kind for each in await prod.history(tag("v1"))]
+        assert (await ledger.verify()).ok
+    await rebuild(path, store_identity=STORE, actor="ann", reason="a test")
+    async with opened(path, empty=False) as ledger:
+        assert ["default", "prod", "stage"] == await ledger.environments()
+        assert [promoted.new] == [pin.descriptor for pin in await ledger.within("prod").pins()]
+        assert "tested" == (await ledger.within("prod").history(tag("v1")))[0].reason
+
+
+async def test_an_act_happens_to_all_of_its_names_or_to_none(path: Path) -> None:
+    """Every name that is not as the person said is told, and none is changed."""
+    async with opened(path) as ledger:
+        for name in ("a", "b", "c"):
+            await ledger.add(tag(name), content("one"), SOURCE)
+        old, other = content("one").digest, content("other").digest
+        act = [Change(DEFAULT, tag(name), was, content("two")) for name, was in (("a", old), ("b", other), ("d", old))]
+        with pytest.raises(Conflict, match=r"app:b is pinned to .*; .*app:d has no pin"):
+            await ledger.change(EventKind.IMPORTED, act, reason="r", actor="ann")
+        with pytest.raises(Malformed, match="once"):
+            await ledger.change(EventKind.IMPORTED, [act[0], act[0]], reason="r", actor="ann")
+        assert {content("one")} == {pin.descriptor for pin in await ledger.pins()}
+        assert 4 == await ledger.serial()
+        made = await ledger.change(EventKind.RETIRED, [Change(DEFAULT, tag("a"), old, None)], reason="r", actor="ann")
+        assert [Unpinned(tag("a"), 2, was=old, retired=True)] == made == [await ledger.standing(tag("a"))]
 
 
 async def test_the_unsteady_are_found_without_a_walk(pinned: Path) -> None:
@@ -190,7 +250,8 @@ async def test_the_unsteady_are_found_without_a_walk(pinned: Path) -> None:
 
 async def test_values_have_the_declared_types(pinned: Path) -> None:
     """STRICT: a blob is no digest."""
-    row = ("registry.example.com", "team/app", "v2", 1, b"\x00", "a/b", 1, "2026", "s", None, "", "x", 9, b"")
+    name = ("default", "registry.example.com", "team/app", "v2")
+    row = (*name, 1, b"\x00", "a/b", 1, "2026", "s", None, "", "x", 9, b"")
     with pytest.raises(sqlite3.IntegrityError, match="cannot store BLOB"):
         sql(pinned, f"INSERT INTO pins ({COLUMNS}) VALUES ({PLACES})", *row)
 
