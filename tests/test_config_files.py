@@ -11,6 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from iarproxy.config import AdminSettings, Config, DriftSettings, ServerSettings, UpstreamSettings, load, parse
+from iarproxy.config.environments import EnvironmentSettings
 from iarproxy.config.listening import TlsSettings
 from iarproxy.config.settings import LedgerSettings, PinSettings, StoreSettings, TagSection
 
@@ -24,8 +25,12 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "pins": PinSettings,
     "drift": DriftSettings,
     "upstreams": UpstreamSettings,
+    "environments": EnvironmentSettings,
     "tags": TagSection,
 }
+
+NAMED = {"upstreams", "environments", "webhooks"}
+LISTED = {"tags", "retention"}
 
 
 def uncommented(text: str) -> dict[str, Any]:
@@ -36,7 +41,8 @@ def uncommented(text: str) -> dict[str, Any]:
 def shown(document: dict[str, Any], section: str) -> set[str]:
     """The keys that the document has in a section, in all of its instances."""
     found = document[section]
-    instances = list(found.values()) if section == "upstreams" else found if section == "tags" else [found]
+    named = section in ("upstreams", "environments")
+    instances = list(found.values()) if named else found if section == "tags" else [found]
     return {key for each in instances for key in each}
 
 

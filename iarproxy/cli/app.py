@@ -88,6 +88,8 @@ def check_config(
     out.print(f"  store       {settings.store.path}", markup=False)
     for name, upstream in settings.upstreams.items():
         out.print(f"  upstream    {name} at {', else '.join(upstream.urls)}", markup=False)
+    for name, section in settings.environments.items():
+        out.print(f"  environment {name} on {section.described()}", markup=False)
     for rule in settings.rules:
         out.print(f"  tags        {rule.match.text}: {rule.mode}, on drift {rule.on_drift}", markup=False)
 

@@ -80,7 +80,9 @@ def routes_of(config: Config) -> Routes:
     listening = config.server.every_listen + config.server.optional_listen
     own = {address.lower() for address in listening if not address.startswith("unix:")}
     own |= {f"localhost:{address.rpartition(':')[2]}" for address in own}
-    return Routes(frozenset(config.upstreams), config.default_upstream, bindings, frozenset(own))
+    shown = {way: name for name, section in config.environments.items() for way in (*section.listen, *section.hosts)}
+    prefixes = {section.path_prefix: name for name, section in config.environments.items() if section.path_prefix}
+    return Routes(frozenset(config.upstreams), config.default_upstream, bindings, frozenset(own), shown, prefixes)
 
 
 @asynccontextmanager

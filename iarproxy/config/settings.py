@@ -11,6 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from iarproxy.config.endpoints import EndpointSettings, in_the_clear, is_loopback, leads_back
+from iarproxy.config.environments import EnvironmentSettings, Surroundings, check_environments
 from iarproxy.config.listening import TlsSettings
 from iarproxy.config.values import HELPER_NAME, Address, Duration, Glob, HomePath, Size
 from iarproxy.errors import Malformed
@@ -175,7 +176,8 @@ class TagSection(_Section):
 class Config(_Section):
     """All of it. `source`: the file it came from; None: the defaults.
 
-    `upstreams` is the closed list, by canonical name. `tags`: first match wins; where none does, a tag is pinned.
+    `upstreams` is the closed list, by canonical name. `environments`: further sets of pins, by name. `tags`: first
+    match wins; where none does, a tag is pinned.
     """
 
     server: ServerSettings = ServerSettings()
@@ -185,8 +187,14 @@ class Config(_Section):
     pins: PinSettings = PinSettings()
     drift: DriftSettings = DriftSettings()
     upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
+    environments: dict[str, EnvironmentSettings] = {}
     tags: tuple[TagSection, ...] = ()
     source: Path | None = None
+
+    @property
+    def every_listen(self) -> tuple[str, ...]:
+        """Where the registry listens, for whichever environment."""
+        return self.server.every_listen + tuple(each for one in self.environments.values() for each in one.listen)
 
     @property
     def rules(self) -> tuple[TagRule, ...]:
@@ -217,6 +225,7 @@ class Config(_Section):
         for address in taken:
             if taken.count(address) > 1:
                 raise ValueError(f"admin.listen, admin.probes or server.listen name {address} twice; give each its own")
+        check_environments(self.environments, self._surroundings)
         if self.ledger.url is not None and not self.ledger.url.startswith("sqlite:////"):
             raise ValueError('ledger.url must be "sqlite:////ABSOLUTE/PATH"; other databases are not supported yet')
         self._refuse_open_credentials()
@@ -225,8 +234,19 @@ class Config(_Section):
             raise ValueError("admin.listen is open to the network and has no access control; use admin.probes")
         return self
 
+    @property
+    def _surroundings(self) -> Surroundings:
+        tls = () if self.server.tls is None else self.server.tls.listen
+        listeners = {
+            **dict.fromkeys((*self.server.listen, *self.server.optional_listen), "server.listen"),
+            **dict.fromkeys(tls, "server.tls.listen"),
+            self.admin.listen: "admin.listen",
+            **({} if self.admin.probes is None else {self.admin.probes: "admin.probes"}),
+        }
+        return Surroundings(listeners, self.upstreams, self.server.bind)
+
     def _refuse_loops(self) -> None:
-        own = [*self.server.every_listen, self.admin.listen, *filter(None, [self.admin.probes])]
+        own = [*self.every_listen, self.admin.listen, *filter(None, [self.admin.probes])]
         for name, upstream in self.upstreams.items():
             for url in upstream.urls:
                 here = leads_back(url, own)
@@ -238,7 +258,7 @@ class Config(_Section):
 
     def _refuse_open_credentials(self) -> None:
         # A client certificate says who, not what that one may read: it is no access control yet.
-        opened = [each for each in self.server.every_listen if not _is_local(each)]
+        opened = [each for each in self.every_listen if not _is_local(each)]
         for name, upstream in self.upstreams.items():
             if opened and upstream.has_credentials and not upstream.anonymous_read:
                 raise ValueError(

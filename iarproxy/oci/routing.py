@@ -1,8 +1,11 @@
-"""Which upstream and repository a request means (design section 6, clients.md section 12).
+"""Which environment, upstream and repository a request means (design section 6, clients.md section 12).
 
 Rule 1: the closed list of upstreams is the only source of dial targets; `ns` is a key into it, never an address.
-Rule 2: the order is: binding of the listener or host name, `ns`, first path segment, default upstream.
-Rule 3: a name is canonical, so pins and content never depend on the route that found them (threats T26, T27).
+Rule 2: the environment comes first: that of the listener or host name, else of the first path segment, which is no part
+        of the name then; else the default one. Two that differ are refused: nobody gets the pins of the wrong one.
+Rule 3: then, in each environment, the order is: binding of the listener or host name to an upstream, `ns`, first path
+        segment, default upstream. An `ns` that names an environment's host says nothing of the upstream.
+Rule 4: a name is canonical, so pins and content never depend on the route that found them (threats T26, T27).
 """
 
 from __future__ import annotations
@@ -16,6 +19,16 @@ from iarproxy.oci.reference import Repository, canonical_registry, is_registry_l
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+DEFAULT = "default"  # the environment of requests that name none
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What a request is about: the environment whose pins count, and the canonical repository."""
+
+    environment: str
+    repository: Repository
+
 
 @dataclass(frozen=True, slots=True)
 class Routes:
@@ -26,15 +39,41 @@ class Routes:
         default: the upstream of a name that says nothing; None: such names are unknown.
         bindings: listener address or host name (lower case) to the one upstream it serves.
         own: our own addresses; a client that names one in `ns` says nothing by it.
+        environments: listener address or host name (lower case) to the environment that it shows.
+        prefixes: first path segment to the environment that it shows.
     """
 
     upstreams: frozenset[str]
     default: str | None = None
     bindings: Mapping[str, str] = field(default_factory=dict)
     own: frozenset[str] = frozenset()
+    environments: Mapping[str, str] = field(default_factory=dict)
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+
+    def place(self, name: str, *, namespace: str | None = None, listener: str = "", host: str = "") -> Place:
+        """The environment and the repository that `name` means on this route; arguments as for `repository`.
+
+        Raises:
+            Malformed: two parts of the request name two different environments, or upstreams.
+            UnknownName, NameInvalid: as `repository`.
+        """
+        first, _, rest = name.partition("/")
+        prefixed = self.prefixes.get(first) if rest else None
+        named = {
+            "its address": self.environments.get(listener),
+            "its host": _look(self.environments, host),
+            "its `ns`": _look(self.environments, namespace or ""),
+            "its path": prefixed,
+        }
+        said = {environment: what for what, environment in named.items() if environment is not None}
+        if len(said) > 1:
+            both = " and ".join(f"{environment} by {what}" for environment, what in said.items())
+            raise Malformed(f"the request names two environments: {both}; name one")
+        repository = self.repository(rest if prefixed else name, namespace=namespace, listener=listener, host=host)
+        return Place(next(iter(said), DEFAULT), repository)
 
     def repository(self, name: str, *, namespace: str | None = None, listener: str = "", host: str = "") -> Repository:
-        """The canonical repository that `name` means on this route.
+        """The canonical repository that `name`, an environment's prefix taken off, means on this route.
 
         Args:
             name: the repository as spelled in the path, perhaps with a registry in front.
@@ -63,7 +102,7 @@ class Routes:
         return Repository.of(self.default, name)
 
     def _bound(self, listener: str, host: str, namespace: str | None) -> str | None:
-        bound = self.bindings.get(listener) or self.bindings.get(host.lower()) or self.bindings.get(_without_port(host))
+        bound = self.bindings.get(listener) or _look(self.bindings, host)
         if bound is None:
             return None
         if self._named(namespace) not in (None, bound):
@@ -71,7 +110,7 @@ class Routes:
         return bound
 
     def _named(self, namespace: str | None) -> str | None:
-        if namespace is None or namespace.lower() in self.own:
+        if namespace is None or namespace.lower() in self.own or _look(self.environments, namespace):
             return None
         known = self._upstream(namespace)
         if known is None:
@@ -92,6 +131,9 @@ class Routes:
         return ", ".join(sorted(self.upstreams)) or "none"
 
 
-def _without_port(host: str) -> str:
-    name, colon, port = host.lower().rpartition(":")
-    return name if colon and port.isdigit() else host.lower()
+def _look(table: Mapping[str, str], host: str) -> str | None:
+    """What `host` leads to: as it is written, else without its port, else without the dot that may end a name."""
+    lower = host.lower()
+    before, colon, port = lower.rpartition(":")
+    name = before if colon and port.isdigit() else lower
+    return table.get(lower) or table.get(name) or table.get(name.removesuffix("."))
