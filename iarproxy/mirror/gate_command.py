@@ -16,6 +16,7 @@ import signal
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from tempfile import TemporaryFile
 
 import orjson
 
@@ -24,7 +25,8 @@ from iarproxy.upstream.credentials_helper import helper_environment
 
 _MAX_SAID = 16_384  # bytes of each of its outputs that count
 _PIECE = 65_536
-_LAST_WAIT = 2.0  # seconds, after it was killed
+_TICK = 0.01  # seconds
+_LAST_WAIT = 1.0  # seconds, for what it said to come to its end
 
 
 class CommandGate:
@@ -54,48 +56,51 @@ class CommandGate:
 
     async def _run(self, told: bytes) -> tuple[int, bytes]:
         """Exit status, and the beginning of what it said: standard output, then standard error."""
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            env=self._environment,
-            cwd="/",
-            start_new_session=True,
-        )
+        with TemporaryFile() as file:  # it may judge without having read it
+            file.write(told)
+            file.seek(0)
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=file,
+                stdout=PIPE,
+                stderr=PIPE,
+                env=self._environment,
+                cwd="/",
+                start_new_session=True,
+            )
+        said = bytearray(), bytearray()
+        pipes = zip((process.stdout, process.stderr), said, strict=True)
+        reading = [asyncio.create_task(_read(pipe, into), name="gate says") for pipe, into in pipes]
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(_tell(process.stdin, told), name="gate stdin")
-                said = [group.create_task(_read(each), name="gate says") for each in (process.stdout, process.stderr)]
-            return await process.wait(), b"\n".join(each.result() for each in said)
+            while process.returncode is None:  # noqa: ASYNC110  # `wait` would wait for all who hold a pipe
+                await asyncio.sleep(_TICK)
+            _kill(process)
+            await asyncio.wait(reading, timeout=_LAST_WAIT)
+            return process.returncode, b"\n".join(said)
         finally:
-            await _end(process)
+            await _end(process, reading)
 
 
-async def _tell(stdin: asyncio.StreamWriter | None, told: bytes) -> None:
-    if stdin is None:
-        raise AssertionError("it is a pipe")
-    with suppress(OSError):  # it may judge without having read the facts
-        stdin.write(told)
-        await stdin.drain()
-    stdin.close()
-
-
-async def _read(stream: asyncio.StreamReader | None) -> bytes:
-    """The beginning of what comes, all of which is read."""
+async def _read(stream: asyncio.StreamReader | None, said: bytearray) -> None:
+    """Read all that comes, and keep the beginning of it."""
     if stream is None:
         raise AssertionError("it is a pipe")
-    said = b""
     while piece := await stream.read(_PIECE):
-        said = (said + piece)[:_MAX_SAID]
-    return said
+        said += piece[: _MAX_SAID - len(said)]
 
 
-async def _end(process: Process) -> None:
+def _kill(process: Process) -> None:
     """End what is left of the process and of those that it started."""
     with suppress(ProcessLookupError, PermissionError):  # nobody is left
         os.killpg(process.pid, signal.SIGKILL)
-    try:
-        await asyncio.wait_for(process.wait(), _LAST_WAIT)
-    except TimeoutError:  # somebody who left the session holds a pipe
-        process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001  # there is no public way to let go of it
+
+
+async def _end(process: Process, reading: Sequence[asyncio.Task[None]]) -> None:
+    _kill(process)
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
+    # There is no public way to let go of a pipe that somebody else may hold; without it `wait` would wait for them.
+    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+    await process.wait()
+    await asyncio.sleep(0)  # closed pipes are let go of at the loop's next turn
