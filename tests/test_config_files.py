@@ -12,8 +12,10 @@ from pydantic import BaseModel
 
 from iarproxy.config import AdminSettings, Config, DriftSettings, ServerSettings, UpstreamSettings, load, parse
 from iarproxy.config.environments import EnvironmentSettings
+from iarproxy.config.gates import GateSettings
 from iarproxy.config.listening import TlsSettings
 from iarproxy.config.settings import LedgerSettings, PinSettings, StoreSettings, TagSection
+from iarproxy.config.webhooks import WebhookSettings
 
 FOLDER = Path(__file__).parent.parent / "config"
 EXAMPLE = FOLDER / "iarproxy.example.toml"
@@ -26,6 +28,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "drift": DriftSettings,
     "upstreams": UpstreamSettings,
     "environments": EnvironmentSettings,
+    "webhooks": WebhookSettings,
     "tags": TagSection,
 }
 
@@ -41,7 +44,7 @@ def uncommented(text: str) -> dict[str, Any]:
 def shown(document: dict[str, Any], section: str) -> set[str]:
     """The keys that the document has in a section, in all of its instances."""
     found = document[section]
-    named = section in ("upstreams", "environments")
+    named = section in ("upstreams", "environments", "webhooks")
     instances = list(found.values()) if named else found if section == "tags" else [found]
     return {key for each in instances for key in each}
 
@@ -68,6 +71,13 @@ def test_every_key_of_tls_is_shown() -> None:
     written = uncommented(EXAMPLE.read_text())["server"]["tls"]
     assert set(TlsSettings.model_fields) == set(written)
     assert TlsSettings.model_fields["client_certificates"].default == written["client_certificates"]
+
+
+def test_every_key_of_gates_is_shown() -> None:
+    """So does that of an environment's gates."""
+    written = uncommented(EXAMPLE.read_text())["environments"]["prod"]["gates"]
+    assert set(GateSettings.model_fields) == set(written)
+    assert GateSettings().timeout == GateSettings.model_validate(written).timeout
 
 
 def test_what_is_shown_is_accepted() -> None:

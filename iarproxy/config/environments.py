@@ -15,6 +15,7 @@ from typing import Annotated, Any, assert_never
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from iarproxy.config.endpoints import is_loopback
+from iarproxy.config.gates import GateSettings
 from iarproxy.config.values import Address
 from iarproxy.errors import NameInvalid
 from iarproxy.oci import canonical_registry
@@ -45,6 +46,7 @@ class EnvironmentSettings(BaseModel):
     `listen`: addresses that show this environment and no other one; `hosts`: names that clients use for the addresses
     of `[server]`; `path_prefix`: the first segment of a path behind /v2/, which is no part of the repository then.
     `promote_from`: from where `iarproxy promote` takes names unless it is told.
+    `gates`: what has to allow a promotion.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +56,7 @@ class EnvironmentSettings(BaseModel):
     path_prefix: Annotated[str | None, BeforeValidator(_prefix)] = None
     pins_from: PinsFrom
     promote_from: str = DEFAULT
+    gates: GateSettings = GateSettings()
 
     def named(self, name: str) -> Environment:
         """What the other rooms need of it."""
@@ -105,6 +108,11 @@ def check_environments(environments: Mapping[str, EnvironmentSettings], around: 
         if section.promote_from != DEFAULT and section.promote_from not in environments:
             known = ", ".join([DEFAULT, *(each for each in environments if each != name)])
             raise ValueError(f"{where}.promote_from names {section.promote_from!r}, which is none; there are: {known}")
+        if section.gates != GateSettings() and section.pins_from is not PinsFrom.PROMOTION:
+            raise ValueError(
+                f"{where}.gates are asked by promotions only, and pins_from = {section.pins_from.value!r} lets names in"
+                ' past them; write pins_from = "promotion", or remove the gates'
+            )
         if section.promote_from == name:
             raise ValueError(f"{where}.promote_from names {name} itself; name another environment")
     _check_ways(environments, around)

@@ -14,6 +14,7 @@ from iarproxy.config.endpoints import EndpointSettings, in_the_clear, is_loopbac
 from iarproxy.config.environments import EnvironmentSettings, Surroundings, check_environments
 from iarproxy.config.listening import TlsSettings
 from iarproxy.config.values import HELPER_NAME, Address, Duration, Glob, HomePath, Size
+from iarproxy.config.webhooks import WebhookName, WebhookSettings
 from iarproxy.errors import Malformed
 from iarproxy.oci import DOCKER_HUB, Platform, canonical_registry
 from iarproxy.trust import Admission, Mode, OnDrift, RefusalForm, TagRule
@@ -188,6 +189,7 @@ class Config(_Section):
     drift: DriftSettings = DriftSettings()
     upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
     environments: dict[str, EnvironmentSettings] = {}
+    webhooks: dict[WebhookName, WebhookSettings] = {}
     tags: tuple[TagSection, ...] = ()
     source: Path | None = None
 
