@@ -1,0 +1,121 @@
+"""What iarproxy itself attached to content: the signed records of promotions.
+
+Rule 1: a projection. The journal entry of a promotion names its statement, and a row follows from it; so a rebuild of
+        the ledger knows them again, and a statement whose promotion never happened is attached to nothing.
+Rule 2: a row that fails its checksum is not listed; a verifier that misses a record fails closed.
+Rule 3: of a digest that was promoted ten thousand times the newest records are listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from sqlalchemy import Connection, bindparam, column, insert, select, table
+
+from iarproxy.ledger.journal import Entry
+from iarproxy.ledger.rows import is_intact, sealed, where
+from iarproxy.ledger.values import EventKind, to_json
+from iarproxy.oci import Descriptor, Digest, Repository
+
+if TYPE_CHECKING:
+    from iarproxy.ledger.pin_set import Shared
+
+LISTED = 100  # records of one digest in one repository
+
+STEP = (
+    """
+CREATE TABLE attached (
+  registry TEXT NOT NULL,
+  repository TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  serial INTEGER NOT NULL, -- of the journal row that made this one
+  digest TEXT NOT NULL,
+  media_type TEXT NOT NULL,
+  size INTEGER NOT NULL,
+  artifact_type TEXT NOT NULL,
+  annotations TEXT NOT NULL,
+  checksum BLOB NOT NULL,
+  PRIMARY KEY (registry, repository, subject, serial)
+) STRICT, WITHOUT ROWID
+""",
+)
+
+_COLUMNS = ("registry", "repository", "subject", "serial", "digest", "media_type", "size", "artifact_type")
+ATTACHED = table("attached", *map(column, (*_COLUMNS, "annotations", "checksum")))
+_INSERT = insert(ATTACHED).prefix_with("OR REPLACE")
+_OF = (
+    select(ATTACHED)
+    .where(*where(ATTACHED, "registry", "repository", "subject"))
+    .order_by(ATTACHED.c.serial.desc())
+    .limit(bindparam("limit"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedManifest:
+    """A manifest of ours whose subject is other content, as lists of referrers show it."""
+
+    descriptor: Descriptor
+    artifact_type: str
+    annotations: dict[str, str] = field(default_factory=dict)
+
+
+def attachment(attached: AttachedManifest) -> dict[str, Any]:
+    """What the journal entry of a promotion says of its statement: the value of `statement` in its body."""
+    shown = {"artifactType": attached.artifact_type, "annotations": attached.annotations}
+    return {**(to_json(attached.descriptor) or {}), **shown}
+
+
+def project(connection: Connection, entry: Entry) -> None:
+    """Make the row that follows from the entry of a promotion."""
+    if entry.kind != EventKind.PROMOTED:
+        return
+    body = entry.document()
+    statement = body.get("statement")
+    if statement is not None:
+        connection.execute(_INSERT, _row(entry, body["descriptor"]["digest"], statement))
+
+
+def _row(entry: Entry, subject: str, statement: dict[str, Any]) -> dict[str, Any]:
+    values = {
+        "registry": entry.registry,
+        "repository": entry.repository,
+        "subject": subject,
+        "serial": entry.serial,
+        "digest": statement["digest"],
+        "media_type": statement["mediaType"],
+        "size": statement["size"],
+        "artifact_type": statement["artifactType"],
+        "annotations": orjson.dumps(statement["annotations"], option=orjson.OPT_SORT_KEYS).decode(),
+    }
+    return sealed(ATTACHED, values)
+
+
+def of(connection: Connection, repository: Repository, subject: Digest) -> list[AttachedManifest]:
+    """What is attached to `subject` in `repository`, the oldest first; of many the newest."""
+    key = {"registry": repository.registry, "repository": repository.name, "subject": str(subject), "limit": LISTED}
+    rows = [row for row in connection.execute(_OF, key) if is_intact(ATTACHED, row)]
+    return [_value(row) for row in reversed(rows)]
+
+
+def _value(row: Any) -> AttachedManifest:
+    descriptor = Descriptor(row.media_type, Digest.parse(row.digest), row.size)
+    return AttachedManifest(descriptor, row.artifact_type, orjson.loads(row.annotations))
+
+
+class Attached:
+    """What is attached in one store, as one process sees it."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    async def of(self, repository: Repository, subject: Digest) -> list[AttachedManifest]:
+        """What we attached to `subject` in `repository`, the oldest first; at most `LISTED`, the newest.
+
+        Raises:
+            LedgerUnavailable: there is no answer now.
+        """
+        return await self._shared.thread.read(partial(of, repository=repository, subject=subject))
