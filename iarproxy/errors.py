@@ -73,6 +73,10 @@ class Denied(Refused):
     """Policy, or upstream's access control, says no."""
 
 
+class Recalled(Denied):
+    """Content that a person recalled, that contains such content, or that cannot be looked through for it."""
+
+
 class Stopped(Denied):
     """Policy says no, in the form that ends the pull of a client which would go on to the real upstream otherwise.
 

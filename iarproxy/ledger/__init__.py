@@ -9,6 +9,7 @@ Rule 4: what was served to whom lies in a file of its own, which pins never wait
 
 from iarproxy.ledger.ledger import Ledger
 from iarproxy.ledger.pin_set import PinSet
+from iarproxy.ledger.recalls import Recall, RecallOutcome, Recalls
 from iarproxy.ledger.recovery import backup, rebuild, restore
 from iarproxy.ledger.uses_file import KEPT, Uses
 from iarproxy.ledger.values import (
@@ -43,6 +44,9 @@ __all__ = [
     "NotUsed",
     "Pin",
     "PinSet",
+    "Recall",
+    "RecallOutcome",
+    "Recalls",
     "RecoveryReport",
     "Unpinned",
     "Use",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -21,11 +21,12 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from iarproxy.errors import IarproxyError, LedgerDamaged, LedgerUnavailable
-from iarproxy.ledger import drift, journal, pins
+from iarproxy.ledger import drift, journal, pins, recalls
 from iarproxy.ledger.connection import failures, meaning_of, savepoint, transaction
 from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import JournalFile
 from iarproxy.ledger.lock import FileLock
+from iarproxy.ledger.recalls import Known
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.ledger.values import EventKind, Name
 
@@ -37,13 +38,18 @@ _MANY = 2000  # entries read at one look
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Names whose pin or drift state changed; `everything` where it cannot be said which."""
+    """Names whose pin or drift state changed; `everything` where it cannot be said which.
+
+    Attributes:
+        recalled: all that is recalled now; None: as it was.
+    """
 
     names: tuple[Name, ...] = ()
     everything: bool = False
+    recalled: Known | None = None
 
     def __bool__(self) -> bool:
-        return self.everything or bool(self.names)
+        return self.everything or bool(self.names) or self.recalled is not None
 
 
 EVERYTHING = Changes(everything=True)
@@ -54,6 +60,7 @@ def project(connection: Connection, entry: Entry) -> None:
     if entry.revision is not None:
         pins.project(connection, entry)
     drift.project(connection, entry)
+    recalls.project(connection, entry)
 
 
 class Database:
@@ -117,8 +124,11 @@ class Database:
                 self._unseen += (fresh := journal.entries_after(self.connection, self._seen, _MANY))
                 self._seen = fresh[-1].serial if fresh else self._seen
                 self._version = -1 if len(fresh) == _MANY else version  # -1: look again, there is more
-        unseen, self._unseen = self._unseen, []
-        return _changes(unseen)
+            changes = _changes(self._unseen)
+            if changes.everything or any(map(recalls.is_about, self._unseen)):
+                changes = replace(changes, recalled=recalls.read(self.connection))
+        self._unseen = []
+        return changes
 
     def close(self) -> None:
         """Close the database and the files beside it."""

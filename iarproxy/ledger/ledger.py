@@ -18,6 +18,7 @@ from iarproxy.ledger.database import Changes
 from iarproxy.ledger.memory import Memory
 from iarproxy.ledger.opening import open_database
 from iarproxy.ledger.pin_set import HISTORY, PinSet, Shared
+from iarproxy.ledger.recalls import Recalls
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.uses_file import NAME as USES
 from iarproxy.ledger.uses_file import Uses
@@ -34,12 +35,14 @@ class Ledger(PinSet):
 
     Attributes:
         uses: what was served to whom, in a file of its own.
+        recalls: what is denied, with everything that contains it.
     """
 
     def __init__(self, path: Path, remembered: int, now: Callable[[], datetime]) -> None:
         super().__init__(DEFAULT, Shared(remembered))
         self._path = path
         self.uses = Uses(path.with_name(USES), now)
+        self.recalls = Recalls(self._shared)
         self._links: Memory[tuple[Repository, Digest], bool] = Memory(remembered)
 
     @classmethod
@@ -81,6 +84,7 @@ class Ledger(PinSet):
         )
         ledger._shared.thread = LedgerThread(opener, ledger._changed)
         await ledger._thread.start()
+        await ledger.recalls.load()
         return ledger
 
     def within(self, environment: str) -> PinSet:
@@ -170,6 +174,8 @@ class Ledger(PinSet):
         await self._thread.close()
 
     def _changed(self, changes: Changes) -> None:
+        if changes.recalled is not None:
+            self.recalls.keep(changes.recalled)
         if changes.everything:
             for each in self._shared.sets.values():
                 each.forget(None)

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, bindparam, func, insert, select, tuple_
 
 from iarproxy.errors import Conflict, IarproxyError, LedgerDamaged, Malformed
-from iarproxy.ledger import journal
+from iarproxy.ledger import journal, recalls
 from iarproxy.ledger.journal import Entry
 from iarproxy.ledger.rows import NAME, PINS, TAG, is_intact, key_of, sealed, where
 from iarproxy.ledger.transaction import Transaction
@@ -225,6 +225,8 @@ def _insist_expected(conflicts: Sequence[Conflict | None]) -> None:
 def _revise(
     tx: Transaction, kind: EventKind, now: Pin | Unpinned, wanted: Change, *, reason: str, actor: str
 ) -> Pin | Unpinned:
+    if wanted.new is not None:
+        recalls.insist(tx.connection, wanted.new.digest)
     previous = str(now.descriptor.digest) if isinstance(now, Pin) else None
     body = {**wanted.detail, "descriptor": to_json(wanted.new), "source": wanted.source, "previous": previous}
     entry = tx.append(

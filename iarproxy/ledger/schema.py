@@ -18,6 +18,7 @@ from typing import TypeAlias
 from sqlalchemy import Connection, insert, select
 
 from iarproxy.errors import ConfigError, LedgerDamaged
+from iarproxy.ledger import recalls
 from iarproxy.ledger.rows import META, is_intact, sealed
 
 Steps: TypeAlias = tuple[tuple[str, ...], ...]  # the statements of each version
@@ -237,6 +238,7 @@ _STEPS: Steps = (
     # of a million pins that were checked, the few that are not steady
     ("CREATE INDEX drift_unsteady ON drift (registry, repository, tag) WHERE verdict <> 'steady'",),
     _ENVIRONMENTS,
+    recalls.STEP,
 )
 VERSION = len(_STEPS)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from sqlalchemy import Connection, TableClause, func, select
 
 from iarproxy.errors import LedgerDamaged
-from iarproxy.ledger import journal, pins, schema
+from iarproxy.ledger import journal, pins, recalls, schema
 from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import NAME, read_lines
 from iarproxy.ledger.rows import DRIFT, FOLLOWED, LINKS, PINS, is_intact
@@ -66,6 +66,8 @@ class Inspection:
         for table in (DRIFT, FOLLOWED, LINKS):
             if bad := _bad_rows(connection, table):
                 self._say(f"{bad} rows of `{table.name}` fail their checksum; they are made anew when next needed")
+        for problem in recalls.problems(connection):
+            self._say(problem)
 
     def outside(self, path: Path) -> None:
         """The journal file at `path`, which must reach where the database was found to end."""
