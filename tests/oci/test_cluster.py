@@ -231,8 +231,23 @@ trees = st.recursive(
         st.lists(inner, max_size=3)
         | st.dictionaries(
             st.sampled_from(
-                "kind items spec status metadata containers initContainers volumes image"
-                " reference containerStatuses imageID name value x_IMAGE".split()
+                [
+                    "kind",
+                    "items",
+                    "spec",
+                    "status",
+                    "metadata",
+                    "containers",
+                    "initContainers",
+                    "volumes",
+                    "image",
+                    "reference",
+                    "containerStatuses",
+                    "imageID",
+                    "name",
+                    "value",
+                    "x_IMAGE",
+                ]
             ),
             inner,
             max_size=5,
