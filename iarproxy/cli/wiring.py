@@ -124,6 +124,7 @@ async def open_rooms(
             ledger=ledger,
             upstreams=upstreams,
             rules=config.rules,
+            environments=[section.named(name) for name, section in config.environments.items()],
             platforms=config.pins.platforms,
             refusal=config.server.refusal,
             private=any(each.has_credentials for each in config.upstreams.values()),

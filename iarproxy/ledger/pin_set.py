@@ -214,6 +214,10 @@ class PinSet:
 
         return sorted(await self._thread.read(look))
 
+    async def pinned_tags(self, repository: Repository) -> list[str]:
+        """The pinned tags of a repository, sorted."""
+        return sorted(await self._thread.read(lambda connection: pins.tags(connection, self.environment, repository)))
+
     async def record_check(
         self, reference: TagReference, verdict: Verdict, offered: Descriptor | None, evidence: dict[str, Any]
     ) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import orjson
 
 from iarproxy.errors import ManifestInvalid, Refused, Unavailable
-from iarproxy.ledger import Ledger
+from iarproxy.ledger import Ledger, PinSet
 from iarproxy.mirror.answers import ReferrersAnswer, TagList
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.manifests import Manifests
@@ -63,14 +63,14 @@ class Listings:
         """End what is under way for nobody any more."""
         await self._asking.close()
 
-    async def tags(self, repository: Repository) -> TagList:
-        """All tags, sorted by their characters' code points.
+    async def tags(self, repository: Repository, pins: PinSet) -> TagList:
+        """All tags that upstream has or that `pins` hold, sorted by their characters' code points.
 
         Raises:
             UnknownName, Denied: upstream has no such repository, and neither have we.
             Unavailable: upstream does not answer, and we hold no tag of it.
         """
-        ours = await self._ledger.tags_of(repository)
+        ours = await pins.tags_of(repository)
         complete = True
         try:
             async with asyncio.timeout(_FOR_TAGS if ours else None):

@@ -4,7 +4,8 @@ Rule 1: manifest durable, then pin durable, then the first byte of the tag's ans
 Rule 2: a pin is built only from bytes hashed here; who loses the race for the first pin adopts the winner.
 Rule 3: an unreadable pin is `LedgerDamaged`, never a reason to ask upstream what the tag means (invariant 4).
 Rule 4: one upstream request per name in this worker, however many ask; who stops waiting changes nothing.
-Rule 5: what is held never waits for a place among requests to upstreams, nor one upstream's for another's; and for an
+Rule 5: where pins come by promotion or from a lock file only, a tag without one is refused, and upstream is not asked.
+Rule 6: what is held never waits for a place among requests to upstreams, nor one upstream's for another's; and for an
         upstream's news of a followed tag only shortly (`patience`).
 """
 
@@ -22,7 +23,7 @@ from iarproxy.ledger import DriftState, Ledger, Pin
 from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned
 from iarproxy.mirror.documents import Documents, upstream_of
 from iarproxy.mirror.patience import Asking, Wait
-from iarproxy.mirror.refusing import refused_by_policy, refused_for_drift
+from iarproxy.mirror.refusing import refused_as_absent, refused_by_policy, refused_for_drift
 from iarproxy.oci import (
     Descriptor,
     Digest,
@@ -33,7 +34,8 @@ from iarproxy.oci import (
     Tag,
     TagReference,
 )
-from iarproxy.trust import Mode, RefusalForm, TagRule, rule_for
+from iarproxy.trust import Mode, RefusalForm, TagRule
+from iarproxy.trust.environments import FIRST_FETCHES, Environment
 from iarproxy.upstream import Purpose, Upstreams
 
 log = structlog.get_logger("iarproxy.mirror")
@@ -44,7 +46,7 @@ Seen: TypeAlias = tuple[Descriptor, datetime]  # what a followed tag offered, an
 
 
 class Manifests:
-    """Resolves tags and digests to verified manifests."""
+    """Resolves tags and digests to verified manifests, for the clients of one environment."""
 
     def __init__(
         self,
@@ -57,7 +59,10 @@ class Manifests:
         now: Callable[[], datetime],
         on_first_pin: Callable[[Pin], None],
         on_hint: Callable[[TagReference], None],
+        environment: Environment = FIRST_FETCHES,
     ) -> None:
+        self._environment = environment
+        self._pins = ledger.within(environment.name)
         self._ledger = ledger
         self._upstreams = upstreams
         self._documents = documents
@@ -106,7 +111,7 @@ class Manifests:
                 assert_never(wanted)
 
     def _peek_tag(self, reference: TagReference) -> ManifestAnswer | None:
-        rule = rule_for(reference, self._rules)
+        rule = self._environment.rule_for(reference, self._rules)
         match rule.mode:
             case Mode.PIN:
                 return self._peek_pinned(reference, rule)
@@ -128,17 +133,17 @@ class Manifests:
         return abs(self._now() - known[1]) < rule.ttl  # a clock that was ahead makes nothing fresh for years
 
     def _peek_pinned(self, reference: TagReference, rule: TagRule) -> ManifestAnswer | None:
-        pin = self._ledger.peek(reference)
+        pin = self._pins.peek(reference)
         if pin is None:
             return None
-        drift = self._ledger.peek_drift(reference)
+        drift = self._drift(reference)
         manifest = self._documents.peek(reference.repository, pin.descriptor.digest)
         if manifest is None or refused_for_drift(pin, drift, rule) is not None:
             return None
         return _pinned_answer(pin, drift, manifest, cached=True)
 
     async def _by_tag(self, reference: TagReference, purpose: Purpose) -> ManifestAnswer:
-        rule = rule_for(reference, self._rules)
+        rule = self._environment.rule_for(reference, self._rules)
         match rule.mode:
             case Mode.PIN:
                 return await self._pinned(reference, rule, purpose)
@@ -151,16 +156,23 @@ class Manifests:
                 assert_never(rule.mode)
 
     async def _pinned(self, reference: TagReference, rule: TagRule, purpose: Purpose) -> ManifestAnswer:
-        pin = self._ledger.peek(reference) or await self._ledger.pin_of(reference)
+        pin = self._pins.peek(reference) or await self._pins.pin_of(reference)
         cached = pin is not None
         if pin is None:
+            absent = refused_as_absent(self._refusal, self._environment, reference)
+            if absent is not None:
+                raise absent
             pin = await self._pinning.once(reference, lambda: self._first_pin(reference, purpose))
-        drift = self._ledger.peek_drift(reference)
+        drift = self._drift(reference)
         refused = refused_for_drift(pin, drift, rule)
         if refused is not None:
             raise refused
         manifest = await self._documents.by_digest(DigestReference(reference.repository, pin.descriptor.digest))
         return _pinned_answer(pin, drift, manifest, cached=cached)
+
+    def _drift(self, reference: TagReference) -> DriftState | None:
+        """What upstream offers now is no news of a pin that was never upstream's word."""
+        return self._pins.peek_drift(reference) if self._environment.pins_first_fetches else None
 
     async def _first_pin(self, reference: TagReference, purpose: Purpose) -> Pin:
         fetched = await self._upstreams[reference.repository.registry].manifest(
@@ -168,7 +180,7 @@ class Manifests:
         )
         manifest = await self._documents.admit(reference.repository, fetched)
         ours = manifest.descriptor
-        pin = await self._ledger.add(reference, ours, fetched.source)
+        pin = await self._pins.add(reference, ours, fetched.source)
         if pin.descriptor.digest == ours.digest:
             log.info("pinned", reference=str(reference), digest=str(ours.digest), media_type=ours.media_type)
             self._on_first_pin(pin)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime
+from functools import partial
 
 from iarproxy.errors import Stopped
 from iarproxy.ledger import Ledger, Pin
@@ -19,6 +20,7 @@ from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.listing import Listings
 from iarproxy.mirror.manifests import Manifests
 from iarproxy.mirror.memory import ManifestMemory
+from iarproxy.mirror.names import Names
 from iarproxy.mirror.probe import NAME as PROBE
 from iarproxy.mirror.probe import NO_REFERRERS, Probe
 from iarproxy.mirror.refusing import Refusing
@@ -27,6 +29,7 @@ from iarproxy.mirror.warm import Warm
 from iarproxy.oci import Digest, Platform, Repository, Tag, TagReference
 from iarproxy.store import Store
 from iarproxy.trust import RefusalForm, TagRule
+from iarproxy.trust.environments import FIRST_FETCHES, Environment
 from iarproxy.upstream import Upstreams
 
 
@@ -45,6 +48,7 @@ class Mirror:
         upstreams: Upstreams,
         rules: Sequence[TagRule] = (),
         platforms: Sequence[Platform] = (),
+        environments: Sequence[Environment] = (),
         refusal: RefusalForm = RefusalForm.ERROR,
         private: bool = False,
         record_clients: bool = True,
@@ -60,7 +64,8 @@ class Mirror:
         self._refusing = Refusing(store, access, memory)
         self._documents = documents = Documents(store, upstreams, access, memory)
         self._probe = Probe(store, documents, access, instance=store.identity, form=refusal, now=now)
-        self._manifests = manifests = Manifests(
+        resolving = partial(
+            Manifests,
             ledger=ledger,
             upstreams=upstreams,
             documents=documents,
@@ -70,6 +75,7 @@ class Mirror:
             on_first_pin=self._first_pin,
             on_hint=self._look_soon,
         )
+        manifests = resolving()
         self._foreign = ForeignBlobs(ledger, upstreams, documents)
         self._blobs = blobs = Blobs(store, upstreams, access, memory, documents=documents, foreign=self._foreign)
         self._listings = Listings(
@@ -81,6 +87,17 @@ class Mirror:
             rules=rules,
             now=now,
         )
+        self._names = {
+            each.name: Names(
+                each,
+                ledger.within(each.name),
+                manifests if each is FIRST_FETCHES else resolving(environment=each),
+                self._listings,
+                self._probe,
+            )
+            for each in (FIRST_FETCHES, *environments)
+        }
+        self._default = self._names[FIRST_FETCHES.name]
         self.holding = Holding(store, documents, blobs, platforms)
         self.warm = Warm(manifests, documents, blobs, self.holding)
         self.explain = Explain(ledger, documents, self.holding, rules, upstreams)
@@ -107,23 +124,24 @@ class Mirror:
         """End what runs in the background. The rooms stay open: whoever opened them closes them."""
         await self.drift.close()
         await self.holding.close()
-        await self._manifests.close()
+        for each in self._names.values():
+            await each.close()
         await self._listings.close()
         await self._foreign.close()
         await self._documents.close()
         await self._usage.close()
 
+    def within(self, environment: str) -> Names:
+        """What names mean in that environment, which is configured. Everything else is the same in all."""
+        return self._names[environment]
+
     async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
-        """The manifest that a client gets; see `Manifests.answer`."""
-        if repository.name == PROBE:
-            return await self._probe.answer(repository, wanted)
-        return await self._manifests.answer(repository, wanted)
+        """The manifest that a client of the default environment gets; see `Manifests.answer`."""
+        return await self._default.manifest(repository, wanted)
 
     def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
-        """The manifest that a client gets, where memory alone can tell; see `Manifests.peek`."""
-        if repository.name == PROBE:
-            return None
-        return self._manifests.peek(repository, wanted)
+        """The manifest that such a client gets, where memory alone can tell; see `Manifests.peek`."""
+        return self._default.peek(repository, wanted)
 
     async def refusal(self, reference: TagReference, stopped: Stopped) -> RefusalAnswer:
         """What stops a client that would go on to the real upstream otherwise; see `Refusing.answer`."""
@@ -158,10 +176,8 @@ class Mirror:
         return await self._blobs.size(repository, digest)
 
     async def tags(self, repository: Repository) -> TagList:
-        """All tags of a repository; see `Listings.tags`."""
-        if repository.name == PROBE:
-            return TagList(repository, (), complete=True)
-        return await self._listings.tags(repository)
+        """All tags of a repository in the default environment; see `Names.tags`."""
+        return await self._default.tags(repository)
 
     async def referrers(
         self, repository: Repository, digest: Digest, artifact_types: Collection[str]

@@ -24,6 +24,7 @@ from iarproxy.oci import Digest, TagReference, parse_manifest
 from iarproxy.oci.refusal import EMPTY, Refusal, refuse
 from iarproxy.store import Store
 from iarproxy.trust import OnDrift, RefusalForm, TagRule
+from iarproxy.trust.environments import Environment, PinsFrom
 
 log = structlog.get_logger("iarproxy.mirror")
 
@@ -84,6 +85,24 @@ def refused_by_policy(form: RefusalForm, reason: str, message: str, **detail: st
             return Stopped(message, reason, **detail)
         case _:
             assert_never(form)
+
+
+def refused_as_absent(form: RefusalForm, environment: Environment, reference: TagReference) -> Denied | None:
+    """Why a tag that has no pin in the environment is not served; None: upstream is asked for it."""
+    match environment.pins_from:
+        case PinsFrom.FIRST_FETCH:
+            return None
+        case PinsFrom.PROMOTION:
+            reason, missing = "not-promoted", f"is not promoted to the environment {environment.name}"
+            ways = f"--from {environment.promote_from} --to {environment.name}"
+            remedy = f"iarproxy promote {reference} {ways} --reason TEXT"
+        case PinsFrom.LOCK:
+            reason, missing = "not-in-lock", f"is not in the lock file of the environment {environment.name}"
+            remedy = f"iarproxy lock import FILE --env {environment.name}"
+        case _:
+            assert_never(environment.pins_from)
+    text = f"{reference} {missing}; `{remedy}` brings it in"
+    return refused_by_policy(form, reason, text, environment=environment.name, remedy=remedy)
 
 
 def refused_for_drift(pin: Pin, drift: DriftState | None, rule: TagRule) -> Denied | None:

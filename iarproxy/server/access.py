@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 import orjson
 import structlog
 
+from iarproxy.oci.routing import DEFAULT, Place
+
 MAX_TEXT = 256
 CERTIFIED = "cert:"  # begins the name of a client that a certificate names; no address begins so
 _SHORT = {"commonName": "CN", "organizationName": "O", "organizationalUnitName": "OU", "countryName": "C"}
@@ -42,16 +44,21 @@ def json_sink(stream: BinaryIO, now: Callable[[], datetime]) -> Sink:
 
 
 def facts(
-    method: str, target: str, *, namespace: str | None, asked_range: str | None, agent: str | None, upstream: str
+    method: str, target: str, *, namespace: str | None, asked_range: str | None, agent: str | None, place: Place | None
 ) -> dict[str, str | int | float | None]:
-    """What was asked of which upstream; absent facts are None. The query of `target` is left out (rule 1)."""
+    """What was asked of which upstream; absent facts are None. The query of `target` is left out (rule 1).
+
+    Only an environment that is not the default one is named.
+    """
+    within = {} if place is None or place.environment == DEFAULT else {"environment": place.environment}
     return {
         "method": printable(method),
         "path": printable(target.partition("?")[0]),
         "ns": printable(namespace),
         "range": printable(asked_range),
         "user_agent": printable(agent),
-        "upstream": upstream or None,
+        "upstream": None if place is None else place.repository.registry,
+        **within,
     }
 
 

@@ -17,6 +17,7 @@ from iarproxy.mirror.answers import ManifestAnswer, ReferrersAnswer, RefusalAnsw
 from iarproxy.oci import Digest, ErrorCode, Repository, Tag, error_body
 from iarproxy.oci.media_types import OCI_INDEX, OCTET_STREAM
 from iarproxy.oci.request import TagsTarget
+from iarproxy.oci.routing import DEFAULT, Place
 from iarproxy.server.answer import IMMUTABLE, NO_CACHE, NO_STORE, Answer
 from iarproxy.server.ranges import Part
 from iarproxy.server.standing import cache_state, standing_headers, warning
@@ -28,6 +29,14 @@ def route_headers(repository: Repository, namespace: str | None) -> dict[str, st
     """Which upstream the route led to; `OCI-Namespace` echoes the client's own spelling (distribution-spec PR 66)."""
     shown = {"IAR-Upstream": repository.registry}
     return {**shown, "OCI-Namespace": repository.registry if namespace is None else namespace}
+
+
+def place_headers(place: Place, wanted: Tag | Digest | None, namespace: str | None) -> dict[str, str]:
+    """`route_headers`, and for what is no content the environment, where it is not the default one."""
+    shown = route_headers(place.repository, namespace)
+    if place.environment != DEFAULT and not isinstance(wanted, Digest):
+        shown["IAR-Environment"] = place.environment
+    return shown
 
 
 def ping() -> Answer:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aiohttp.web_request import BaseRequest
 
     from iarproxy.oci.request import Target
+    from iarproxy.oci.routing import Place
 
 
 class Exchange:
@@ -34,14 +35,15 @@ class Exchange:
     Attributes:
         target, namespace: what the raw target spells; None until it is parsed.
         status: of the answer; 0 while its head is not out.
-        upstream, cache: for the log and the metrics; empty: not known.
+        place: where it leads to; None: nowhere, or not known yet.
+        cache: for the log and the metrics; empty: not known.
         content: what is given, where that is a use; None: it is not, or not known yet.
         outcome: how it ended; `left`: the client went away, `broken`: the rest of the body was not to be had.
     """
 
     __slots__ = (
         *("_head_bytes", "_keep_alive", "_wire", "request"),
-        *("cache", "content", "namespace", "outcome", "status", "target", "upstream"),
+        *("cache", "content", "namespace", "outcome", "place", "status", "target"),
     )
 
     def __init__(self, request: BaseRequest, pace: Pace, *, kernel: bool) -> None:
@@ -52,7 +54,7 @@ class Exchange:
         self.target: Target | None = None
         self.namespace: str | None = None
         self.status = 0
-        self.upstream = ""
+        self.place: Place | None = None
         self.cache = ""
         self.content: Content | None = None
         self.outcome: Outcome = "sent"
@@ -71,7 +73,8 @@ class Exchange:
         """What is accounted for, now that it has ended; with facts only if they are `logged`."""
         kind = KINDS.get(type(self.target), "other")
         facts = self._facts() if logged else {}
-        return Topic(kind, self.upstream, self.cache, self.status, self.body_bytes, facts, self.content)
+        upstream = "" if self.place is None else self.place.repository.registry
+        return Topic(kind, upstream, self.cache, self.status, self.body_bytes, facts, self.content)
 
     def _facts(self) -> Facts:
         request = self.request
@@ -82,7 +85,7 @@ class Exchange:
             namespace=self.namespace,
             asked_range=headers.get("Range"),
             agent=headers.get("User-Agent"),
-            upstream=self.upstream,
+            place=self.place,
         )
 
     def last(self) -> None:

@@ -11,11 +11,23 @@ from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, Referrer
 from iarproxy.oci import Digest, Repository, Tag, TagReference
 
 
-class Mirror(Protocol):
-    """What the face asks of the mirror; each may raise `Refused` or `Unavailable`."""
+class Names(Protocol):
+    """What names mean in one environment; each may raise `Refused` or `Unavailable`."""
 
     async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
         """The verified manifest of a tag or digest."""
+        ...
+
+    async def tags(self, repository: Repository) -> TagList:
+        """All tags."""
+        ...
+
+
+class Mirror(Protocol):
+    """What the face asks of the mirror; each may raise `Refused` or `Unavailable`."""
+
+    def within(self, environment: str) -> Names:
+        """Names as that environment has them. What is asked for by digest is the same in all."""
         ...
 
     async def refusal(self, reference: TagReference, stopped: Stopped) -> RefusalAnswer:
@@ -30,10 +42,6 @@ class Mirror(Protocol):
         """A blob's size in bytes; starts no transfer."""
         ...
 
-    async def tags(self, repository: Repository) -> TagList:
-        """All tags."""
-        ...
-
     async def referrers(
         self, repository: Repository, digest: Digest, artifact_types: tuple[str, ...]
     ) -> ReferrersAnswer:
@@ -41,11 +49,19 @@ class Mirror(Protocol):
         ...
 
 
+class KnownNames(Protocol):
+    """What can be told of the names of one environment without waiting."""
+
+    def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
+        """What `Names.manifest` would give; None: ask there."""
+        ...
+
+
 class Memory(Protocol):
     """What the mirror can tell without waiting, for the fast lane."""
 
-    def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
-        """What `Mirror.manifest` would give; None: ask there."""
+    def within(self, environment: str) -> KnownNames:
+        """As `Mirror.within`."""
         ...
 
     def peek_blob(self, repository: Repository, digest: Digest) -> HeldBlob | None:
@@ -55,7 +71,8 @@ class Memory(Protocol):
     def on_change(self, callback: Callable[[TagReference | None], None]) -> None:
         """Have `callback` called on the loop with each tag of which what was told before may be told no more.
 
-        None: nothing that was told before may be. A time to live that is over changes nothing in this sense.
+        This may be so in any environment. None: nothing that was told before may be. A time to live that is over
+        changes nothing in this sense.
         """
         ...
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from iarproxy.errors import IarproxyError
 from iarproxy.mirror.answers import Followed
-from iarproxy.oci import Digest, Repository, Tag
+from iarproxy.oci import Digest, Tag
 from iarproxy.oci.request import BlobTarget, ManifestTarget, Ping, RegistryRequest
+from iarproxy.oci.routing import Place
 from iarproxy.server import access, contents
 from iarproxy.server.accounts import Content, Facts, Topic
 from iarproxy.server.answer import Answer
@@ -23,7 +24,7 @@ from iarproxy.server.ranges import Part, Parts, select
 
 _JOINED = 4096  # bytes of a body that is copied behind its head: one buffer is sent faster than two
 
-Route = Callable[[str, str | None, str], Repository]
+Route = Callable[[str, str | None, str], Place]
 
 
 class OpenFile:
@@ -115,16 +116,15 @@ class Kitchen:
     def _ping(self, plain: Plain, asked: RegistryRequest) -> Prepared:
         answer = contents.ping()
         sent = len(answer.body) if plain.with_body else 0
-        return _whole(plain, answer, Topic("ping", "", "", 200, sent, self._facts(plain, asked, ""), None))
+        return _whole(plain, answer, Topic("ping", "", "", 200, sent, self._facts(plain, asked, None), None))
 
-    def _manifest(
-        self, plain: Plain, asked: RegistryRequest, repository: Repository, wanted: Tag | Digest
-    ) -> Prepared | None:
-        found = self.memory.peek(repository, wanted)
+    def _manifest(self, plain: Plain, asked: RegistryRequest, place: Place, wanted: Tag | Digest) -> Prepared | None:
+        repository = place.repository
+        found = self.memory.within(place.environment).peek(repository, wanted)
         if found is None:
             return None
-        answer = contents.manifest(found, wanted, None, contents.route_headers(repository, asked.namespace))
-        facts = self._facts(plain, asked, repository.registry)
+        answer = contents.manifest(found, wanted, None, contents.place_headers(place, wanted, asked.namespace))
+        facts = self._facts(plain, asked, place)
         content = Content(repository, wanted, found.descriptor.digest, is_manifest=True)
         sent = len(found.raw) if plain.with_body else 0
         topic = Topic("manifest", repository.registry, contents.state_of(found), 200, sent, facts, content)
@@ -132,12 +132,13 @@ class Kitchen:
         prepared.brief = isinstance(found.standing, Followed)
         return prepared
 
-    def _blob(self, plain: Plain, asked: RegistryRequest, repository: Repository, digest: Digest) -> Prepared | None:
+    def _blob(self, plain: Plain, asked: RegistryRequest, place: Place, digest: Digest) -> Prepared | None:
+        repository = place.repository
         held = self.memory.peek_blob(repository, digest)
         if held is None or (held.raw is None and plain.with_body and not self.files):
             return None
         shown = contents.route_headers(repository, asked.namespace)
-        facts = self._facts(plain, asked, repository.registry)
+        facts = self._facts(plain, asked, place)
         if not plain.with_body:
             answer = contents.blob(digest, held.size, None, shown)
             return _whole(plain, answer, Topic("blob", repository.registry, "", 200, 0, facts, None))
@@ -154,7 +155,7 @@ class Kitchen:
         file, around = OpenFile(held.open()), _head(plain, answer)
         return Prepared(topic, plain.closes, *around, b"", file, start, stop - start, brief=True)
 
-    def _facts(self, plain: Plain, asked: RegistryRequest, upstream: str) -> Facts:
+    def _facts(self, plain: Plain, asked: RegistryRequest, place: Place | None) -> Facts:
         if not self.logs:
             return {}
         method = "GET" if plain.with_body else "HEAD"
@@ -164,7 +165,7 @@ class Kitchen:
             namespace=asked.namespace,
             asked_range=plain.range,
             agent=plain.agent,
-            upstream=upstream,
+            place=place,
         )
 
 

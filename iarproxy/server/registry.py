@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, assert_never
 from aiohttp.http import HttpVersion10, HttpVersion11
 
 from iarproxy.errors import Malformed, Stopped, Unsupported
-from iarproxy.oci import Digest, Repository, Tag, TagReference
+from iarproxy.oci import Digest, Tag, TagReference
 from iarproxy.oci.request import BlobTarget, Catalog, ManifestTarget, Ping, ReferrersTarget, TagsTarget, parse_request
-from iarproxy.oci.routing import Routes
+from iarproxy.oci.routing import Place, Routes
 from iarproxy.server import access, contents
 from iarproxy.server.accounts import Accounts, Content
 from iarproxy.server.answer import Answer
@@ -87,7 +87,7 @@ class Answering:
     def __init__(self, face: RegistryFace, listener: str) -> None:
         self._face, self._mirror, self.pace = face, face.mirror, face.pace
         self._accounts = Accounts(face.count, face.log, face.uses)
-        self._routed = lru_cache(maxsize=_REMEMBERED)(partial(face.routes.repository, listener=listener))
+        self._routed = lru_cache(maxsize=_REMEMBERED)(partial(face.routes.place, listener=listener))
         self.lane = None if face.memory is None else self._lane(face.memory)
 
     def _lane(self, memory: Memory) -> Lane:
@@ -152,52 +152,55 @@ class Answering:
             case Catalog():
                 return await exchange.send(contents.no_catalog())
             case BlobTarget(name=name, digest=digest):
-                return await self._blob(exchange, self._repository(exchange, name), digest)
+                return await self._blob(exchange, self._place(exchange, name), digest)
             case ManifestTarget() | TagsTarget() | ReferrersTarget() as target:
-                return await exchange.send(await self._small(exchange, self._repository(exchange, target.name), target))
+                return await exchange.send(await self._small(exchange, self._place(exchange, target.name), target))
             case _:
                 assert_never(asked.target)
 
-    def _route(self, name: str, namespace: str | None, host: str) -> Repository:
+    def _route(self, name: str, namespace: str | None, host: str) -> Place:
         return self._routed(name, namespace=namespace, host=host if len(host) <= _MAX_HOST else "")
 
-    def _repository(self, exchange: Exchange, name: str) -> Repository:
-        repository = self._route(name, exchange.namespace, exchange.request.headers.get("Host", ""))
-        exchange.upstream = repository.registry
-        return repository
+    def _place(self, exchange: Exchange, name: str) -> Place:
+        exchange.place = self._route(name, exchange.namespace, exchange.request.headers.get("Host", ""))
+        return exchange.place
 
     async def _small(
-        self, exchange: Exchange, repository: Repository, target: ManifestTarget | TagsTarget | ReferrersTarget
+        self, exchange: Exchange, place: Place, target: ManifestTarget | TagsTarget | ReferrersTarget
     ) -> Answer:
-        shown = contents.route_headers(repository, exchange.namespace)
         match target:
             case ManifestTarget(wanted=wanted):
-                try:
-                    found = await self._mirror.manifest(repository, wanted)
-                except Stopped as stopped:
-                    return await self._refusal(exchange, repository, wanted, stopped)
-                exchange.cache = contents.state_of(found)
-                exchange.content = Content(repository, wanted, found.descriptor.digest, is_manifest=True)
-                return contents.manifest(found, wanted, exchange.request.headers.get("If-None-Match"), shown)
+                return await self._manifest(exchange, place, wanted)
             case TagsTarget():
-                return contents.tags(await self._mirror.tags(repository), target, exchange.namespace, shown)
+                listed = await self._mirror.within(place.environment).tags(place.repository)
+                shown = contents.place_headers(place, None, exchange.namespace)
+                return contents.tags(listed, target, exchange.namespace, shown)
             case ReferrersTarget(digest=digest, artifact_types=kinds):
-                return contents.referrers(await self._mirror.referrers(repository, digest, kinds), shown)
+                shown = contents.route_headers(place.repository, exchange.namespace)
+                return contents.referrers(await self._mirror.referrers(place.repository, digest, kinds), shown)
             case _:
                 assert_never(target)
 
-    async def _refusal(
-        self, exchange: Exchange, repository: Repository, wanted: Tag | Digest, stopped: Stopped
-    ) -> Answer:
+    async def _manifest(self, exchange: Exchange, place: Place, wanted: Tag | Digest) -> Answer:
+        try:
+            found = await self._mirror.within(place.environment).manifest(place.repository, wanted)
+        except Stopped as stopped:
+            return await self._refusal(exchange, place, wanted, stopped)
+        exchange.cache = contents.state_of(found)
+        exchange.content = Content(place.repository, wanted, found.descriptor.digest, is_manifest=True)
+        shown = contents.place_headers(place, wanted, exchange.namespace)
+        return contents.manifest(found, wanted, exchange.request.headers.get("If-None-Match"), shown)
+
+    async def _refusal(self, exchange: Exchange, place: Place, wanted: Tag | Digest, stopped: Stopped) -> Answer:
         agent = exchange.request.headers.get("User-Agent", "")
         if isinstance(wanted, Digest) or not falls_through(agent, exchange.namespace):
             raise stopped
         exchange.outcome = "refused"
-        found = await self._mirror.refusal(TagReference(repository, wanted), stopped)
-        return contents.refusal(found, str(stopped), contents.route_headers(repository, exchange.namespace))
+        found = await self._mirror.refusal(TagReference(place.repository, wanted), stopped)
+        return contents.refusal(found, str(stopped), contents.place_headers(place, wanted, exchange.namespace))
 
-    async def _blob(self, exchange: Exchange, repository: Repository, digest: Digest) -> None:
-        headers = exchange.request.headers
+    async def _blob(self, exchange: Exchange, place: Place, digest: Digest) -> None:
+        repository, headers = place.repository, exchange.request.headers
         shown = contents.route_headers(repository, exchange.namespace)
         unchanged = contents.none_match(headers.get("If-None-Match"), digest)
         if exchange.request.method == "HEAD" or unchanged:

@@ -125,6 +125,11 @@ class FakeMirror:
         if self.failure is not None:
             raise self.failure
 
+    def within(self, environment: str) -> Self:
+        if environment != "default":
+            self.asked.append(f"within {environment}")
+        return self
+
     async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
         self._ask(f"manifest {repository} {wanted}")
         found = self.manifests.get((str(repository), str(wanted)))

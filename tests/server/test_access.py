@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 import orjson
 
+from iarproxy.oci import Repository
+from iarproxy.oci.routing import Place
 from iarproxy.server import access
 
 
@@ -14,7 +16,8 @@ def test_json_lines() -> None:
     """Each record is one line with the fields of an event; what a client wrote cannot break it."""
     stream = io.BytesIO()
     emit = access.json_sink(stream, lambda: datetime(2026, 11, 22, 10, 0, tzinfo=UTC))
-    asked = access.facts("GET", "/v2/a\n/x?secret", namespace=None, asked_range=None, agent='"\x1b', upstream="a.b")
+    place = Place("default", Repository("a.b", "x"))
+    asked = access.facts("GET", "/v2/a\n/x?secret", namespace=None, asked_range=None, agent='"\x1b', place=place)
     for _ in range(2):
         emit({**asked, **access.result(200, 5, "hit", "sent", 0.0012345)})
     lines = stream.getvalue().splitlines()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -32,6 +33,9 @@ class MemoryMirror(FakeMirror):
         super().__init__(folder)
         self.callbacks: list[Callable[[TagReference | None], None]] = []
         self.small: dict[Digest, bytes] = {}
+
+    def within(self, _environment: str) -> Self:
+        return self
 
     def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
         self.peeks += 1
