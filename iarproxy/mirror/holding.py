@@ -106,6 +106,15 @@ class Holding:
             found |= {blob.digest: blob for blob in manifest.blobs}
         return [blob for blob in found.values() if self._store.find(blob.digest) is None]
 
+    async def complete(self, repository: Repository, digest: Digest) -> None:
+        """Bring in, by digest, all that the configured platforms lack of a manifest, for a person who waits.
+
+        Raises:
+            ManifestInvalid: it lists more than is looked at.
+            Refused, Unavailable: some of it cannot be had.
+        """
+        await self._fetch(repository, await self.missing(repository, digest), Purpose.PERSON)
+
     async def _tree(
         self, repository: Repository, digest: Digest, platforms: Sequence[Platform], purpose: Purpose
     ) -> AsyncIterator[Manifest]:
@@ -132,6 +141,9 @@ class Holding:
             tree = self._tree(repository, digest, self._platforms, purpose)
             configs = [manifest.config async for manifest in tree]
             wanted = [config for config in configs if config and config.size <= _MAX_CONFIG]
+        await self._fetch(repository, wanted, purpose)
+
+    async def _fetch(self, repository: Repository, wanted: Sequence[Descriptor], purpose: Purpose) -> None:
         gate = asyncio.Semaphore(_PARALLEL)
 
         async def fetch(blob: Descriptor) -> None:
