@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import Any, Self
 
 import orjson
-from sqlalchemy import Connection, bindparam, insert, select
+from sqlalchemy import Connection, bindparam, insert, literal_column, select
 
 from iarproxy.errors import IarproxyError, LedgerDamaged
 from iarproxy.ledger.rows import JOURNAL, NAME, key_of, where
@@ -42,6 +42,15 @@ _LAST_PINNING = (
     .order_by(JOURNAL.c.revision.desc())
     .limit(1)
 )
+_HASHES = (
+    select(JOURNAL.c.serial, JOURNAL.c.hash)
+    .where(JOURNAL.c.serial > bindparam("serial"))
+    .order_by(JOURNAL.c.serial)
+    .limit(bindparam("limit"))
+)
+_IS_KEYED = literal_column("kind") == literal_column("'keyed'")  # in the words of the index
+_KEYED = select(JOURNAL).where(_IS_KEYED).order_by(JOURNAL.c.serial)
+_PINNINGS = select(JOURNAL).where(*where(JOURNAL, *NAME), JOURNAL.c.revision.is_not(None)).order_by(JOURNAL.c.revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,3 +232,19 @@ def last_pinning(connection: Connection, name: Name) -> Entry | None:
     """The entry that made or removed the tag's current pin, as stored; None where the journal knows of none."""
     row = connection.execute(_LAST_PINNING, key_of(name)).one_or_none()
     return None if row is None else Entry(*row)
+
+
+def pinnings(connection: Connection, name: Name) -> list[Entry]:
+    """The entries that made or took away the tag's pins, by revision, as stored."""
+    return [Entry(*row) for row in connection.execute(_PINNINGS, key_of(name))]
+
+
+def keyed(connection: Connection) -> list[Entry]:
+    """The entries that name the keys of checkpoints, in order, as stored."""
+    return [Entry(*row) for row in connection.execute(_KEYED)]
+
+
+def hashes_after(connection: Connection, serial: int, limit: int) -> list[tuple[int, str]]:
+    """The serials and hashes of at most `limit` entries that come after `serial`, in order, as stored."""
+    rows = connection.execute(_HASHES, {"serial": serial, "limit": limit})
+    return [(int(row.serial), str(row.hash)) for row in rows]
