@@ -211,3 +211,14 @@ def test_bytes_that_are_no_toml_are_one_line(tmp_path: Path) -> None:
         file.write_bytes(content)
         with pytest.raises(ConfigError, match=str(file)):
             config.load(file, {})
+
+
+def test_the_journal_key_lies_beside_the_ledger() -> None:
+    """Unless a file is named; paths of the journal are whole."""
+    document = tomllib.loads('[store]\npath = "/store"\n[upstreams."x.example"]\n')
+    assert Path("/store/journal.key") == config.parse(document, FILE).journal_key
+    named = {**document, "journal": {"key_file": "/keys/one"}}
+    assert Path("/keys/one") == config.parse(named, FILE).journal_key
+    for key in ("key_file", "checkpoint_file"):
+        with pytest.raises(ConfigError, match=f"{key} must be a whole path"):
+            config.parse({**document, "journal": {key: "relative"}}, FILE)

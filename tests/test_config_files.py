@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from iarproxy.config import AdminSettings, Config, DriftSettings, ServerSettings, UpstreamSettings, load, parse
 from iarproxy.config.environments import EnvironmentSettings
 from iarproxy.config.gates import GateSettings
+from iarproxy.config.journaling import JournalSettings
 from iarproxy.config.listening import TlsSettings
 from iarproxy.config.settings import LedgerSettings, PinSettings, StoreSettings, TagSection
 from iarproxy.config.webhooks import WebhookSettings
@@ -24,6 +25,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "admin": AdminSettings,
     "store": StoreSettings,
     "ledger": LedgerSettings,
+    "journal": JournalSettings,
     "pins": PinSettings,
     "drift": DriftSettings,
     "upstreams": UpstreamSettings,

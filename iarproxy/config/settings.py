@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from iarproxy.config.endpoints import EndpointSettings, in_the_clear, is_loopback, leads_back
 from iarproxy.config.environments import EnvironmentSettings, Surroundings, check_environments
+from iarproxy.config.journaling import JournalSettings
 from iarproxy.config.listening import TlsSettings
 from iarproxy.config.values import HELPER_NAME, Address, Duration, Glob, HomePath, Size
 from iarproxy.config.webhooks import WebhookName, WebhookSettings
@@ -185,6 +186,7 @@ class Config(_Section):
     admin: AdminSettings = AdminSettings()
     store: StoreSettings
     ledger: LedgerSettings = LedgerSettings()
+    journal: JournalSettings = JournalSettings()
     pins: PinSettings = PinSettings()
     drift: DriftSettings = DriftSettings()
     upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
@@ -209,6 +211,11 @@ class Config(_Section):
     def ledger_path(self) -> Path:
         """The file of the embedded ledger."""
         return Path(self.ledger.url.removeprefix("sqlite:///")) if self.ledger.url else self.store.path / "ledger.db"
+
+    @property
+    def journal_key(self) -> Path:
+        """The file of the key that signs the journal."""
+        return self.journal.key_file or self.ledger_path.with_name("journal.key")
 
     @property
     def default_upstream(self) -> str | None:
