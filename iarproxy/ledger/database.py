@@ -21,7 +21,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from iarproxy.errors import IarproxyError, LedgerDamaged, LedgerUnavailable
-from iarproxy.ledger import drift, journal, pins, recalls
+from iarproxy.ledger import admission, drift, journal, pins, recalls
 from iarproxy.ledger.connection import failures, meaning_of, savepoint, transaction
 from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import JournalFile
@@ -34,6 +34,7 @@ T = TypeVar("T")
 
 PATIENCE = 8.0  # seconds to wait for other processes
 _MANY = 2000  # entries read at one look
+_NO_CHANGE = (EventKind.PINNED, EventKind.QUARANTINED)  # to a process that does not know the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,7 @@ def project(connection: Connection, entry: Entry) -> None:
         pins.project(connection, entry)
     drift.project(connection, entry)
     recalls.project(connection, entry)
+    admission.project(connection, entry)
 
 
 class Database:
@@ -199,7 +201,7 @@ def _changes(entries: Sequence[Entry]) -> Changes:
     if not all(entry.is_intact() for entry in entries):
         return EVERYTHING
     try:
-        changed = [entry.name for entry in entries if entry.kind != EventKind.PINNED]
+        changed = [entry.name for entry in entries if entry.kind not in _NO_CHANGE]
     except IarproxyError:
         return EVERYTHING
     if any(entry.kind == EventKind.RECOVERED for entry in entries):

@@ -13,12 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from iarproxy.ledger import drift, followed, journal, links, pins, verification
+from iarproxy.ledger import admission, drift, followed, journal, links, pins, verification
+from iarproxy.ledger.checkpoints import Checkpoints
 from iarproxy.ledger.database import Changes
+from iarproxy.ledger.deliveries import Deliveries
 from iarproxy.ledger.memory import Memory
 from iarproxy.ledger.opening import open_database
 from iarproxy.ledger.pin_set import HISTORY, PinSet, Shared
 from iarproxy.ledger.recalls import Recalls
+from iarproxy.ledger.seeds import Seeds
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.uses_file import NAME as USES
 from iarproxy.ledger.uses_file import Uses
@@ -36,6 +39,9 @@ class Ledger(PinSet):
     Attributes:
         uses: what was served to whom, in a file of its own.
         recalls: what is denied, with everything that contains it.
+        seeds: what lock files expect tags to be.
+        deliveries: how far webhooks were told of the journal.
+        checkpoints: what was signed of the journal.
     """
 
     def __init__(self, path: Path, remembered: int, now: Callable[[], datetime]) -> None:
@@ -43,6 +49,9 @@ class Ledger(PinSet):
         self._path = path
         self.uses = Uses(path.with_name(USES), now)
         self.recalls = Recalls(self._shared)
+        self.deliveries = Deliveries(self._shared)
+        self.checkpoints = Checkpoints(self._shared)
+        self.seeds = Seeds(self._shared)
         self._links: Memory[tuple[Repository, Digest], bool] = Memory(remembered)
 
     @classmethod
@@ -127,6 +136,14 @@ class Ledger(PinSet):
     async def drifts(self) -> list[tuple[Pin, DriftState]]:
         """The pins whose tag upstream moved or took away."""
         return await self._thread.read(drift.drifting)
+
+    async def first_seen(self, digest: Digest) -> datetime | None:
+        """When content with that digest was first seen here; None: not known, or the record of it is damaged."""
+        return await self._thread.read(partial(admission.first_seen, digest=digest))
+
+    async def waiting_count(self) -> int:
+        """From how many tags, in all environments, something is withheld."""
+        return await self._thread.read(admission.count)
 
     # --- followed tags and links ------------------------------------------------------------------------------------
 

@@ -16,18 +16,21 @@ from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
-from iarproxy.errors import LedgerDamaged
-from iarproxy.ledger import drift, followed, journal, pins
+from iarproxy.errors import Denied, LedgerDamaged
+from iarproxy.ledger import admission, drift, followed, journal, pins
+from iarproxy.ledger.admission import Withheld
 from iarproxy.ledger.memory import Memory
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.ledger.values import Change, Damage, DriftState, Event, EventKind, Name, Pin, Unpinned
 from iarproxy.oci import Descriptor, Digest, Repository, TagReference
+from iarproxy.trust.admission import NO_TERMS, Terms
 from iarproxy.trust.drift import Verdict
 
 _CHUNK = 100  # tags read at a time, so that a long list does not hold up a pull
 _PAGE = 1000  # pins
 HISTORY = 1000  # events
+_WITHHELD = 10_000  # candidates kept in memory
 
 T = TypeVar("T")
 Held: TypeAlias = tuple[Pin, DriftState | None]
@@ -67,6 +70,7 @@ class PinSet:
         self.environment = environment
         self._shared = shared
         self._memory: Memory[TagReference, Held] = Memory(shared.remembered)
+        self._withheld: Memory[TagReference, Withheld] = Memory(_WITHHELD)
         shared.sets[environment] = self
 
     @property
@@ -87,6 +91,10 @@ class PinSet:
         """The drift state that belongs to what `peek` gives; None: nothing known."""
         held = self._memory.get(reference)
         return None if held is None else held[1]
+
+    def peek_withheld(self, reference: TagReference) -> Withheld | None:
+        """What `admit` withheld in this process since the tag was last changed, from memory; as old as it says."""
+        return self._withheld.get(reference)
 
     # --- pins -------------------------------------------------------------------------------------------------------
 
@@ -110,20 +118,56 @@ class PinSet:
         look = partial(pins.standing, name=self._name(reference))
         return await self._noting(reference, self._thread.read(look))
 
-    async def add(self, reference: TagReference, descriptor: Descriptor, source: str) -> Pin:
-        """Pin a tag that has no pin; the pin it has now, ours or that of whoever was first.
+    async def admit(
+        self, reference: TagReference, descriptor: Descriptor, source: str, terms: Terms = NO_TERMS
+    ) -> Pin | Withheld:
+        """Pin a tag that has no pin to content that upstream offers and that was hashed here, where `terms` allow it.
+
+        The pin it has now, ours or that of whoever was first; or that and why the content is withheld.
 
         Raises:
             LedgerDamaged, LedgerUnavailable: as `pin_of`; then the caller must not serve the tag.
         """
 
-        def work(tx: Transaction) -> Held:
-            pin = pins.add(tx, self._name(reference), descriptor, source)
-            return pin, drift.state_of(tx.connection, pin)
+        def work(tx: Transaction) -> Held | Withheld:
+            found = admission.admit(tx, self._name(reference), descriptor, source, terms)
+            return found if isinstance(found, Withheld) else (found, drift.state_of(tx.connection, found))
 
-        write = self._thread.write(work, kept=self._keeper(reference))
-        pin, _ = await self._noting(reference, write)
-        return pin
+        def keep(found: Held | Withheld) -> None:
+            if isinstance(found, Withheld):
+                self._withheld.put(reference, found)
+            else:
+                self._keep(reference, found)
+
+        found = await self._noting(reference, self._thread.write(work, kept=keep))
+        return found if isinstance(found, Withheld) else found[0]
+
+    async def add(self, reference: TagReference, descriptor: Descriptor, source: str) -> Pin:
+        """As `admit` for a tag of which no rule asks anything.
+
+        Raises:
+            Denied: it is withheld all the same, because of a seed or of a removal.
+        """
+        found = await self.admit(reference, descriptor, source)
+        if isinstance(found, Withheld):
+            raise Denied(f"{found.name} is not pinned to {descriptor.digest}: {found.why}")
+        return found
+
+    async def candidate(self, reference: TagReference) -> Withheld | None:
+        """What is withheld from a tag, as any process saw it last."""
+        return await self._thread.read(partial(admission.candidate, name=self._name(reference)))
+
+    async def waiting(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Withheld]:
+        """At most `limit` candidates whose tags come after `after`, in the order of `pins`. Fewer: no more."""
+        found: list[Withheld] = []
+        key: pins.Key | None = _key(after)
+        while key is not None and len(found) < limit:
+            look = partial(
+                admission.waiting, environment=self.environment, after=key, limit=min(_CHUNK, limit - len(found))
+            )
+            page, key = await self._thread.read(look)
+            found += page
+        return found
 
     async def repin(
         self, reference: TagReference, old: Digest, new: Descriptor, *, reason: str, actor: str, source: str
@@ -176,9 +220,7 @@ class PinSet:
         Damaged ones are left out; `Ledger.damaged` names them.
         """
         found: list[Pin] = []
-        key: pins.Key | None = (
-            ("", "", "") if after is None else (after.repository.registry, after.repository.name, after.tag.value)
-        )
+        key: pins.Key | None = _key(after)
         while key is not None and len(found) < limit:
             size = min(_CHUNK, limit - len(found))
             look = partial(pins.page, environment=self.environment, after=key, limit=size)
@@ -243,14 +285,17 @@ class PinSet:
         """Ask the database next time; None: about every tag."""
         if reference is None:
             self._memory.clear()
+            self._withheld.clear()
         else:
             self._memory.drop(reference)
+            self._withheld.drop(reference)
 
     def _keeper(self, reference: TagReference) -> Callable[[Held | None], None]:
         return partial(self._keep, reference)
 
     def _keep(self, reference: TagReference, held: Held | None) -> None:
         self._shared.damaged.drop(str(self._name(reference)))
+        self._withheld.drop(reference)
         before = self._memory.get(reference)
         if held is None:
             self._memory.drop(reference)
@@ -266,6 +311,12 @@ class PinSet:
             text = str(self._name(reference))
             self._shared.damaged.put(text, Damage(text, str(damaged)))
             raise
+
+
+def _key(reference: TagReference | None) -> pins.Key:
+    if reference is None:
+        return "", "", ""
+    return reference.repository.registry, reference.repository.name, reference.tag.value
 
 
 def _shown(held: Held | None) -> tuple[Pin, object, Descriptor | None] | None:

@@ -108,11 +108,8 @@ def is_projected(connection: Connection, entry: Entry) -> bool:
     return found is not None and tuple(found) == tuple(wanted[each.name] for each in PINS.columns)
 
 
-def add(tx: Transaction, name: Name, descriptor: Descriptor, source: str) -> Pin:
-    """Pin `name` if it has no pin; the pin that it has now (rule 2)."""
-    found = standing(tx.connection, name)
-    if isinstance(found, Pin):
-        return found
+def pin(tx: Transaction, found: Unpinned, descriptor: Descriptor, source: str) -> Pin:
+    """Pin what `standing` just found without a pin, in the same transaction (rule 2)."""
     reason = _AFTER_REMOVAL if found.revision else ""
     made = _revise(tx, EventKind.PINNED, found, _change_of(found, descriptor, source), reason=reason, actor=SELF)
     assert isinstance(made, Pin)  # noqa: S101  # a change to a descriptor makes a pin; for the type checker
@@ -128,13 +125,22 @@ def change(
         Conflict: naming what is pinned, where that is not what the change says, or is what it would make.
         Malformed: without a reason or an actor, or where a name is changed twice.
     """
-    if not reason.strip() or not actor.strip() or len(reason) > _MAX_REASON:
-        raise Malformed(f"a change of a pin needs a reason (at most {_MAX_REASON} characters) and an actor")
+    insist_reason(reason, actor)
     if len({each.name for each in changes}) != len(changes):
         raise Malformed("one act changes a name once")
     found = [standing(tx.connection, each.name) for each in changes]
     _insist_expected([_conflict(now, each) for now, each in zip(found, changes, strict=True)])
     return [_revise(tx, kind, now, each, reason=reason, actor=actor) for now, each in zip(found, changes, strict=True)]
+
+
+def insist_reason(reason: str, actor: str) -> None:
+    """Refuse an act of nobody, or for no reason.
+
+    Raises:
+        Malformed: that is what it is.
+    """
+    if not reason.strip() or not actor.strip() or len(reason) > _MAX_REASON:
+        raise Malformed(f"a person's act needs a reason (at most {_MAX_REASON} characters) and an actor")
 
 
 def environments(connection: Connection) -> list[str]:

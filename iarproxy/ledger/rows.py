@@ -79,6 +79,12 @@ DRIFT = _table(
 )
 FOLLOWED = _table("followed", "registry", "repository", "tag", "digest", "media_type", "size", "fetched_at", "checksum")
 LINKS = _table("links", "registry", "repository", "digest", "checksum")
+SIGHTINGS = _table("sightings", "digest", "first_seen", "checksum")
+CANDIDATES = _table(
+    "candidates",
+    *("environment", "registry", "repository", "tag", "digest", "media_type", "size", "source", "offered_at"),
+    *("why", "detail", "checksum"),
+)
 META = _table("meta", "key", "value", "checksum")
 
 

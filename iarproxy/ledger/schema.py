@@ -18,7 +18,9 @@ from typing import TypeAlias
 from sqlalchemy import Connection, insert, select
 
 from iarproxy.errors import ConfigError, LedgerDamaged
-from iarproxy.ledger import recalls
+from iarproxy.ledger import admission, recalls, seeds
+from iarproxy.ledger.checkpoint_rows import STEP as _CHECKPOINTS
+from iarproxy.ledger.deliveries import STEP as _DELIVERIES
 from iarproxy.ledger.rows import META, is_intact, sealed
 
 Steps: TypeAlias = tuple[tuple[str, ...], ...]  # the statements of each version
@@ -239,6 +241,9 @@ _STEPS: Steps = (
     ("CREATE INDEX drift_unsteady ON drift (registry, repository, tag) WHERE verdict <> 'steady'",),
     _ENVIRONMENTS,
     recalls.STEP,
+    (*admission.STEP, *seeds.STEP),
+    _DELIVERIES,
+    _CHECKPOINTS,
 )
 VERSION = len(_STEPS)
 

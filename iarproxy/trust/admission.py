@@ -29,6 +29,9 @@ class Terms:
     cool_down: timedelta = _NONE
 
 
+NO_TERMS = Terms()
+
+
 @dataclass(frozen=True, slots=True)
 class NeverPinned:
     """The tag had no pin before."""

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from iarproxy.ledger import Use, Uses
+from iarproxy.ledger.admission import admit
 from iarproxy.ledger.journal import Entry
-from iarproxy.ledger.pins import add
 from iarproxy.oci import Tag
 from ledger_world import APP, SOURCE, content, database, opened, pin_name, tag, utc_now
 
@@ -61,7 +61,7 @@ def gap(path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     held._outside = Killed()  # type: ignore[assignment]  # it has what is needed of one
-    held.write([lambda tx: add(tx, pin_name("gap"), content("gap"), SOURCE)])
+    held.write([lambda tx: admit(tx, pin_name("gap"), content("gap"), SOURCE)])
 
 
 async def uses(path: Path, count: int) -> None:

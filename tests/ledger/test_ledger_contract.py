@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from iarproxy.errors import Conflict, LedgerUnavailable, Malformed
-from iarproxy.ledger import DriftState, EventKind, Ledger, Pin
+from iarproxy.errors import Conflict, Denied, LedgerUnavailable, Malformed
+from iarproxy.ledger import DEFAULT, Change, DriftState, EventKind, Ledger, Pin
 from iarproxy.oci import Digest, Repository, TagReference
 from iarproxy.trust.drift import Drifted, Steady, Vanished
 from ledger_world import APP, SOURCE, Clock, content, opened, tag
@@ -106,16 +106,22 @@ async def test_one_refused_act_does_not_undo_its_neighbours(ledger: Ledger) -> N
     assert (await ledger.verify()).problems == ()
 
 
-async def test_a_removed_pin_is_pinned_anew_by_the_next_fetch(ledger: Ledger) -> None:
-    """Removal leaves a tombstone; the next first fetch is the revision after it."""
+async def test_a_removed_pin_comes_back_by_an_approval_only(ledger: Ledger) -> None:
+    """Removal leaves a tombstone, which no fetch passes; the approved content is the revision after it."""
     await ledger.add(V1, ONE, SOURCE)
     await ledger.remove(V1, ONE.digest, reason="malware", actor="ann")
     assert ledger.peek(V1) is None
     assert await ledger.pin_of(V1) is None
     assert await ledger.pins() == []
-    pin = await ledger.add(V1, TWO, SOURCE)
-    assert (pin.revision, pin.descriptor) == (3, TWO)
-    assert [event.kind for event in await ledger.history(V1)] == ["pinned", "removed", "pinned"]
+    for each in (ONE, TWO):
+        with pytest.raises(Denied, match="a person removed"):
+            await ledger.add(V1, each, SOURCE)
+    approved = Change(DEFAULT, V1, None, TWO, SOURCE)
+    made = await ledger.change(EventKind.APPROVED, [approved], reason="mended", actor="ann")
+    assert [await ledger.pin_of(V1)] == made
+    assert [(each.revision, each.descriptor) for each in made if isinstance(each, Pin)] == [(3, TWO)]
+    kinds = ["pinned", "removed", "quarantined", "quarantined", "approved"]
+    assert [event.kind for event in await ledger.history(V1)] == kinds
 
 
 async def test_drift_is_news_once(ledger: Ledger, clock: Clock) -> None:

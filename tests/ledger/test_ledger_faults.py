@@ -16,11 +16,12 @@ import pytest
 
 from iarproxy.errors import LedgerDamaged, LedgerUnavailable
 from iarproxy.ledger import Pin
+from iarproxy.ledger.admission import admit
 from iarproxy.ledger.connection import meaning_of
 from iarproxy.ledger.database import Database
 from iarproxy.ledger.journal_file import Disk
 from iarproxy.ledger.lock import FileLock
-from iarproxy.ledger.pins import add, standing
+from iarproxy.ledger.pins import standing
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.values import Unpinned
 from ledger_world import SOURCE, content, database, opened, pin_name, repinning, tag
@@ -60,7 +61,7 @@ def held(path: Path, disk: FailingDisk) -> Iterator[Database]:
 
 
 def _added(held: Database, name: str, text: str = "x") -> Any:
-    return held.write([partial(add, name=pin_name(name), descriptor=content(text), source=SOURCE)])[0]
+    return held.write([partial(admit, name=pin_name(name), descriptor=content(text), source=SOURCE)])[0]
 
 
 def _lines(path: Path) -> int:
@@ -142,7 +143,7 @@ async def test_a_failure_of_one_is_its_own(path: Path) -> None:
     try:
         wrong, right = await asyncio.gather(
             thread.write(lambda _: int("no number")),
-            thread.write(partial(add, name=pin_name("a"), descriptor=content("a"), source=SOURCE)),
+            thread.write(partial(admit, name=pin_name("a"), descriptor=content("a"), source=SOURCE)),
             return_exceptions=True,
         )
     finally:
@@ -208,7 +209,7 @@ def test_a_whole_history_at_one_look(path: Path) -> None:
     """More changes than are read at one look are read at the next."""
     with closing(database(path)) as first, closing(database(path, empty=False)) as second:
         names = [f"t{number}" for number in range(2001)]
-        second.write([partial(add, name=pin_name(name), descriptor=content("x"), source=SOURCE) for name in names])
+        second.write([partial(admit, name=pin_name(name), descriptor=content("x"), source=SOURCE) for name in names])
         for name in ("t0", "t2000"):
             change = repinning(name, content("x"), content("y"))
             second.write([change])

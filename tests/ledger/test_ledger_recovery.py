@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from iarproxy.errors import ConfigError, LedgerDamaged, Refused
-from iarproxy.ledger import EventKind, RecoveryReport, backup, rebuild, restore
+from iarproxy.ledger import DEFAULT, Change, EventKind, RecoveryReport, backup, rebuild, restore
 from iarproxy.trust.drift import Drifted, Vanished
 from ledger_world import SOURCE, STORE, content, copy_ledger, dump, fill, opened, sql, tag
 
@@ -24,7 +24,8 @@ async def filled(path: Path) -> Path:
     async with opened(path) as ledger:
         await fill(ledger, 12)
         await ledger.remove(tag("v1"), content("first 1").digest, reason="malware", actor="ann")
-        await ledger.add(tag("v1"), content("clean"), SOURCE)
+        clean = Change(DEFAULT, tag("v1"), None, content("clean"), SOURCE)
+        await ledger.change(EventKind.APPROVED, [clean], reason="mended", actor="ann")
         await ledger.remove(tag("v2"), content("first 2").digest, reason="old", actor="ann")
         await ledger.record_check(tag("v4"), Drifted(content("first 4").digest, EVIL.digest), EVIL, {"etag": "x"})
         await ledger.record_check(tag("v5"), Vanished(content("first 5").digest), None, {})

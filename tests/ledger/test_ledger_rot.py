@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import sqlite3
 from collections import Counter
 from contextlib import closing
 from functools import partial
@@ -17,7 +18,8 @@ import pytest
 
 from iarproxy.errors import ConfigError, LedgerDamaged, LedgerUnavailable
 from iarproxy.ledger import DEFAULT, Name, Pin, Unpinned, rebuild
-from iarproxy.ledger.pins import add, standing
+from iarproxy.ledger.admission import admit
+from iarproxy.ledger.pins import standing
 from iarproxy.oci import Digest, TagReference
 from iarproxy.trust.drift import Vanished
 from ledger_world import SOURCE, STORE, content, copy_ledger, database, fill, opened, sql, tag
@@ -71,7 +73,9 @@ def _asked(path: Path, pins: dict[TagReference, Digest]) -> Counter[str]:
         try:
             answers = held.read([partial(standing, name=Name(DEFAULT, each)) for each in wanted])
             found.update(map(_judged, answers, wanted.values()))
-            adds = held.write([partial(add, name=Name(DEFAULT, each), descriptor=EVIL, source=SOURCE) for each in pins])
+            adds = held.write(
+                [partial(admit, name=Name(DEFAULT, each), descriptor=EVIL, source=SOURCE) for each in pins]
+            )
             found.update(map(_judged, adds, pins.values()))
         except LedgerUnavailable:
             found["refused"] += 1
@@ -103,6 +107,9 @@ async def test_one_damaged_row_leaves_the_others_served(
 ) -> None:
     """A tag whose row in pins or journal is damaged is refused, in every way to ask; all others are served."""
     path, pins = filled
+    with closing(sqlite3.connect(path)) as raw, raw:  # sightings name digests too, and no tag depends on them
+        raw.execute("PRAGMA secure_delete = ON")
+        raw.execute("DELETE FROM sightings")
     whole = path.read_bytes()
     places = [each.start() for each in re.finditer(content("first 4").digest.hex.encode(), whole)]
     assert len(places) == 2
