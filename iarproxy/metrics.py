@@ -37,6 +37,8 @@ class Metrics:
         upstream_refused: requests that were not sent, by `upstream` and `reason` (held, down, floor, full).
         upstream_remembered: questions answered by a "no" of a moment ago, by `upstream`.
         handshakes: of TLS, by `outcome` (done, late, plain, failed, left).
+        events_delivered: events that a `webhook` took.
+        events_failed: tries that failed, by `webhook`.
     """
 
     registry: CollectorRegistry
@@ -52,6 +54,8 @@ class Metrics:
     upstream_refused: Counter
     upstream_remembered: Counter
     handshakes: Counter
+    events_delivered: Counter
+    events_failed: Counter
 
     @classmethod
     def open(cls, folder: Path | None) -> Metrics:
@@ -98,6 +102,8 @@ class Metrics:
                 "iarproxy_upstream_remembered", "Answers from the negative cache.", ["upstream"], registry=own
             ),
             handshakes=Counter("iarproxy_tls_handshakes", "TLS handshakes.", ["outcome"], registry=own),
+            events_delivered=Counter("iarproxy_events_delivered", "Events taken.", ["webhook"], registry=own),
+            events_failed=Counter("iarproxy_events_failed", "Failed tries of events.", ["webhook"], registry=own),
         )
 
     def answered(
@@ -124,6 +130,10 @@ class Metrics:
     def shook_hands(self, outcome: str) -> None:
         """A TLS handshake ended."""
         self.handshakes.labels(outcome).inc()
+
+    def told(self, webhook: str, ok: bool) -> None:  # noqa: FBT001  # a callback of two values
+        """A webhook was sent an event; see `mirror.deliveries.Deliverer`."""
+        (self.events_delivered if ok else self.events_failed).labels(webhook).inc()
 
     def received(self, upstream: str, count: int) -> None:
         """An upstream sent so many bytes."""

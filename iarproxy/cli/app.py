@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 from iarproxy import __version__
 from iarproxy import config as configuration
 from iarproxy.cli import demo as demo_command
-from iarproxy.cli import drift, inspect, ledger, pins, serve
+from iarproxy.cli import drift, events, inspect, ledger, pins, serve, telling
 from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption
 from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
@@ -42,6 +42,7 @@ app.command()(inspect.pull)
 app.command()(setup)
 app.add_typer(inspect.store_app, name="store")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(events.app, name="events")
 app.command()(demo_command.demo)
 
 
@@ -74,6 +75,7 @@ def check_config(
     """
     settings = configuration.load(file or config, os.environ)
     identity = serve.tls_identity(settings)
+    telling.check(settings)
     if json:
         print_json(settings.model_dump(mode="json", exclude={"tags"}) | {"tags": [str(tag) for tag in settings.tags]})
         return
@@ -90,6 +92,8 @@ def check_config(
         out.print(f"  upstream    {name} at {', else '.join(upstream.urls)}", markup=False)
     for name, section in settings.environments.items():
         out.print(f"  environment {name} on {section.described()}", markup=False)
+    for name, hook in settings.webhooks.items():
+        out.print(f"  webhook     {name}: {', '.join(hook.events)}", markup=False)
     for rule in settings.rules:
         out.print(f"  tags        {rule.match.text}: {rule.mode}, on drift {rule.on_drift}", markup=False)
 

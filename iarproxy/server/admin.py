@@ -107,7 +107,10 @@ async def _none() -> list[UpstreamStanding]:
 
 
 class AdminFace:
-    """The admin and probes applications of one worker."""
+    """The admin and probes applications of one worker.
+
+    `readings`: what else /metrics tells, by the rest of its name, with its labels if it has any.
+    """
 
     def __init__(
         self,
@@ -117,10 +120,11 @@ class AdminFace:
         leaving: Callable[[], bool] = lambda: False,
         gauges: Callable[[], Mapping[str, float]] = dict,
         standings: Callable[[], Awaitable[list[UpstreamStanding]]] = _none,
+        readings: Sequence[Callable[[], Awaitable[Mapping[str, float]]]] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._rooms, self._metrics, self._leaving, self._clock = rooms, metrics, leaving, clock
-        self._gauges, self._standings = gauges, standings
+        self._gauges, self._standings, self._readings = gauges, standings, readings
         self._counted: tuple[float, StoreStats] | None = None
 
     def application(self) -> web.Application:
@@ -167,6 +171,8 @@ class AdminFace:
             **self._gauges(),
             **_budgets(await _soon(self._standings())),
         }
+        for reading in self._readings:
+            now |= await _soon(reading())
         return web.Response(body=self._metrics.render(now), headers={**_HEADERS, "Content-Type": CONTENT_TYPE})
 
     async def _pins(self, request: web.Request) -> web.Response:
