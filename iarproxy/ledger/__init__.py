@@ -14,6 +14,7 @@ from iarproxy.ledger.recovery import backup, rebuild, restore
 from iarproxy.ledger.uses_file import KEPT, Uses
 from iarproxy.ledger.values import (
     DEFAULT,
+    Acknowledged,
     Change,
     Damage,
     DriftState,
@@ -34,6 +35,7 @@ from iarproxy.ledger.values import (
 __all__ = [
     "DEFAULT",
     "KEPT",
+    "Acknowledged",
     "Change",
     "Damage",
     "DriftState",

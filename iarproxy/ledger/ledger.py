@@ -26,6 +26,7 @@ from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.uses_file import NAME as USES
 from iarproxy.ledger.uses_file import Uses
 from iarproxy.ledger.values import DEFAULT, Damage, DriftState, Event, Pin, VerifyReport
+from iarproxy.ledger.watching import Watching
 from iarproxy.oci import Descriptor, Digest, Repository, TagReference
 
 
@@ -39,6 +40,7 @@ class Ledger(PinSet):
     Attributes:
         uses: what was served to whom, in a file of its own.
         recalls: what is denied, with everything that contains it.
+        watching: which pins were checked when, for the drift watch; acknowledgements of drift.
         seeds: what lock files expect tags to be.
         deliveries: how far webhooks were told of the journal.
         checkpoints: what was signed of the journal.
@@ -52,6 +54,7 @@ class Ledger(PinSet):
         self.deliveries = Deliveries(self._shared)
         self.checkpoints = Checkpoints(self._shared)
         self.seeds = Seeds(self._shared)
+        self.watching = Watching(self._shared)
         self._links: Memory[tuple[Repository, Digest], bool] = Memory(remembered)
 
     @classmethod

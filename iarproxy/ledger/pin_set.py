@@ -290,6 +290,11 @@ class PinSet:
             self._memory.drop(reference)
             self._withheld.drop(reference)
 
+    def refresh(self, pin: Pin, state: DriftState | None) -> None:
+        """Know better what is in memory; what is not stays out of it."""
+        if self._memory.get(pin.reference) is not None:
+            self._keep(pin.reference, (pin, state))
+
     def _keeper(self, reference: TagReference) -> Callable[[Held | None], None]:
         return partial(self._keep, reference)
 
@@ -319,9 +324,9 @@ def _key(reference: TagReference | None) -> pins.Key:
     return reference.repository.registry, reference.repository.name, reference.tag.value
 
 
-def _shown(held: Held | None) -> tuple[Pin, object, Descriptor | None] | None:
+def _shown(held: Held | None) -> tuple[Pin, object, Descriptor | None, bool] | None:
     """What a tag's answer tells of it: a check that brought no news changes nothing."""
     if held is None:
         return None
     pin, drift = held
-    return (pin, None, None) if drift is None else (pin, drift.verdict, drift.offered)
+    return (pin, None, None, False) if drift is None else (pin, drift.verdict, drift.offered, drift.alarms)

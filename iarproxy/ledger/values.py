@@ -148,6 +148,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A person's word that what upstream offers instead is expected, and the pin stays."""
+
+    at: datetime
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DriftState:
     """What upstream was last seen to offer for a pinned tag: an observation, not trust.
 
@@ -155,12 +164,19 @@ class DriftState:
         offered: what upstream offers instead; None where it offers the pinned content, or nothing.
         first_seen: since when this verdict stands.
         checked_at: when upstream was last asked.
+        acknowledged: who settled the alarm about exactly this digest; None: nobody.
     """
 
     verdict: VerdictName
     offered: Descriptor | None
     first_seen: datetime
     checked_at: datetime
+    acknowledged: Acknowledged | None = None
+
+    @property
+    def alarms(self) -> bool:
+        """Whether somebody should look at it."""
+        return self.verdict != "steady" and self.acknowledged is None
 
 
 @dataclass(frozen=True, slots=True)
