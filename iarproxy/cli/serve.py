@@ -16,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from iarproxy.cli import telling
 from iarproxy.cli.logs import access_sink, configure_logging
 from iarproxy.cli.options import ConfigOption, load
 from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of, runtime_folder
@@ -59,6 +60,7 @@ async def _check(config: Config) -> tuple[ServingLock, Path | None]:
 
     With it comes the folder where workers add up their counters.
     """
+    telling.check(config)
     store = Store.open(config.store.path, max_size=config.store.max_size)
     try:
         lock = store.lock_for_serving()
@@ -112,6 +114,7 @@ def serve_settings(config: Config, metrics: Path | None) -> ServeSettings:
         optional=config.server.optional_listen,
         tls_listen=() if config.server.tls is None else config.server.tls.listen,
         tls=tls_identity(config),
+        environment_listen=tuple(each for one in config.environments.values() for each in one.listen),
         admin=config.admin.listen,
         probes=config.admin.probes,
         workers=config.server.workers,
@@ -141,6 +144,8 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
         stack.callback(elected.close)
         chores = Chores(rooms.store, rooms.ledger, rooms.mirror.drift, elected)
         stack.push_async_callback(chores.close)
+        told = telling.deliverer(rooms, metrics, elected)
+        stack.push_async_callback(told.close)
         registry = RegistryFace(
             rooms.mirror,
             routes_of(config),
@@ -152,8 +157,16 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             via=pseudonym(rooms.store.identity),
         )
         gauges = dict if context.tls is None else context.tls.gauges
-        admin = AdminFace(rooms, metrics, leaving=context.leaving, gauges=gauges, standings=rooms.upstreams.standings)
+        admin = AdminFace(
+            rooms,
+            metrics,
+            leaving=context.leaving,
+            gauges=gauges,
+            standings=rooms.upstreams.standings,
+            readings=(partial(telling.readings, rooms),),
+        )
         chores.start(config.drift.interval)
+        told.start()
         return Faces(
             registry=registry.on,
             admin=admin.application(),

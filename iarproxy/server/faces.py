@@ -27,6 +27,7 @@ class ServeSettings:
         listen: addresses of the registry face, `host:port` or `unix:/path`.
         optional: those of them that need not exist on this machine.
         tls_listen: addresses where the registry face speaks TLS, as `tls` says; without that there are none.
+        environment_listen: addresses where it shows the pins of one environment, without TLS.
         tls_interval: between two looks at the files of `tls`.
         admin, probes: addresses of those faces; None: no such face.
         workers: processes; 0 means one per CPU.
@@ -45,6 +46,7 @@ class ServeSettings:
     optional: tuple[str, ...] = ()
     tls_listen: tuple[str, ...] = ()
     tls: Identity | None = None
+    environment_listen: tuple[str, ...] = ()
     tls_interval: float = 3.0
     admin: str | None = None
     probes: str | None = None
@@ -65,7 +67,8 @@ class ServeSettings:
         others = ((Role.ADMIN, self.admin), (Role.PROBES, self.probes))
         named = tuple((role, address) for role, address in others if address is not None)
         plain = tuple((Role.REGISTRY, address) for address in self.listen)
-        return plain + tuple((Role.TLS, address) for address in self.tls_listen) + named
+        shown = tuple((Role.ENVIRONMENT, address) for address in self.environment_listen)
+        return plain + shown + tuple((Role.TLS, address) for address in self.tls_listen) + named
 
 
 @dataclass(frozen=True, slots=True)

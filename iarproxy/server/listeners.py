@@ -3,7 +3,8 @@
 Rule 1: workers inherit them; never SO_REUSEPORT: one hung worker must not take half the clients (threats L6).
 Rule 2: an address that cannot be had is one line that names it and the remedy, before anything starts.
 Rule 3: what systemd handed over stays systemd's: it is never unlinked. It replaces the configured addresses of its
-        role, which its `FileDescriptorName` tells (`admin`, `probes`, `tls`, anything else: the registry).
+        role, which its `FileDescriptorName` tells (`admin`, `probes`, `tls`, anything else: the registry). At the
+        address of an environment it replaces that address alone, and shows the environment.
 Rule 4: an address that is wanted only where the machine has it is left out where it has not.
 """
 
@@ -16,7 +17,7 @@ import stat
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Role(StrEnum):
 
     REGISTRY = "registry"
     TLS = "tls"  # the registry too
+    ENVIRONMENT = "environment"  # the registry as well, with the pins of one environment; the address tells which
     ADMIN = "admin"
     PROBES = "probes"
 
@@ -44,10 +46,11 @@ class Role(StrEnum):
 _KEYS = {
     Role.REGISTRY: "[server] listen",
     Role.TLS: "[server.tls] listen",
+    Role.ENVIRONMENT: "[environments.*] listen",
     Role.ADMIN: "[admin] listen",
     Role.PROBES: "[admin] probes",
 }
-_NAMES = {**{role.value: role for role in Role}, "registry-tls": Role.TLS}  # of what is inherited
+_NAMES = {"tls": Role.TLS, "registry-tls": Role.TLS, "admin": Role.ADMIN, "probes": Role.PROBES}  # of what is inherited
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT)
 
 
@@ -70,24 +73,37 @@ class Listener:
 def open_listeners(
     wanted: Iterable[tuple[Role, str]], inherited: Iterable[Listener] = (), optional: Iterable[str] = ()
 ) -> list[Listener]:
-    """Every listener: the inherited ones, and those of `wanted` whose role no inherited one has.
+    """Every listener: the inherited ones, and those of `wanted` that they do not replace.
 
     `optional`: addresses that need not exist on this machine.
 
     Raises:
         ConfigError: an address cannot be had; nothing stays open then.
     """
-    opened = list(inherited)
-    given = {listener.role for listener in opened}
+    asked = list(wanted)
+    given = [_placed(each, asked) for each in inherited]
+    opened = given.copy()
     try:
-        for role, address in wanted:
-            if role not in given:
+        for role, address in asked:
+            if not is_replaced(role, address, given):
                 opened += _bind(role, address, optional=address in optional)
     except ConfigError:
         for listener in opened:
             listener.close()
         raise
     return opened
+
+
+def is_replaced(role: Role, address: str, inherited: Iterable[Listener]) -> bool:
+    """Whether a configured address is not opened because of what socket activation gave (rule 3)."""
+    if role is Role.ENVIRONMENT:
+        return any(each.address == address for each in inherited)
+    return any(each.role is role for each in inherited)
+
+
+def _placed(given: Listener, asked: Iterable[tuple[Role, str]]) -> Listener:
+    shows_environment = given.role is Role.REGISTRY and (Role.ENVIRONMENT, given.address) in asked
+    return replace(given, role=Role.ENVIRONMENT) if shows_environment else given
 
 
 def inherited_listeners(environment: Mapping[str, str]) -> list[Listener]:

@@ -28,7 +28,7 @@ from gunicorn.errors import HaltServer
 from iarproxy import metrics
 from iarproxy.errors import ConfigError, IarproxyError
 from iarproxy.server.faces import Build, ServeSettings
-from iarproxy.server.listeners import Listener
+from iarproxy.server.listeners import Listener, Role, is_replaced
 from iarproxy.server.notify import Notifier
 from iarproxy.server.quiet import Quiet
 from iarproxy.server.worker import Worker
@@ -237,14 +237,29 @@ class Master(Arbiter):  # type: ignore[misc]  # gunicorn ships no types
 
     def _read_again(self) -> ServeSettings:
         settings: ServeSettings = self.app.read_again()
-        inherited = {listener.role for listener in self.app.listeners if listener.inherited}
+        self._keep_environments(settings)
+        inherited = [listener for listener in self.app.listeners if listener.inherited]
         open_now = {(listener.role, listener.address) for listener in self.app.listeners if not listener.inherited}
-        asked = {(role, address) for role, address in settings.addresses if role not in inherited}
+        asked = {each for each in settings.addresses if not is_replaced(*each, inherited)}
         if {address for _, address in open_now ^ asked} - set(settings.optional):
             _log.warning("changed addresses need a restart; the old ones are served on")
         if settings.tls is None:  # its addresses are served on too
             return replace(settings, tls=self.app.settings.tls)
         return settings
+
+    def _keep_environments(self, settings: ServeSettings) -> None:
+        """Refuse a configuration under which an open address would show the default pins in place of an environment's.
+
+        Raises:
+            ConfigError: it names the address.
+        """
+        meant = {*settings.listen, *settings.environment_listen}
+        for listener in self.app.listeners:
+            if listener.role is Role.ENVIRONMENT and listener.address not in meant:
+                raise ConfigError(
+                    f"{listener.address} shows an environment until a restart, and is no address of one any more;"
+                    " restart, or write it back"
+                )
 
     def _replace_workers(self) -> None:
         old = list(self.WORKERS.values())

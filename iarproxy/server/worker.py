@@ -47,7 +47,7 @@ _log = structlog.get_logger("iarproxy.server")
 
 BOOT_FAILED = 10  # exit status of a worker that never served
 _CLOSE_TIMEOUT = 5.0  # seconds for `Faces.close`
-_REGISTRY = (Role.REGISTRY, Role.TLS)
+_REGISTRY = (Role.REGISTRY, Role.TLS, Role.ENVIRONMENT)
 _IGNORED = ("SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGTTIN", "SIGTTOU")
 
 

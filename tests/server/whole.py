@@ -33,9 +33,9 @@ class Whole:
     metrics: Metrics
     records: list[dict[str, Any]] = field(default_factory=list)
 
-    async def ask(self, target: str, method: str = "GET", *lines: str) -> Reply:
+    async def ask(self, target: str, method: str = "GET", *lines: str, host: str = "mirror.test:5000") -> Reply:
         """One request on a connection of its own, with these header lines."""
-        return Reply.parse(await self.served.raw(head(target, method, *lines, "Connection: close")))
+        return Reply.parse(await self.served.raw(head(target, method, *lines, "Connection: close", host=host)))
 
     async def leave_upstream(self, published: Published) -> None:
         """Stop upstream, once what a pin of this image brings in the background is here."""
@@ -51,20 +51,26 @@ class Whole:
         return [(kind, each["status"], each["outcome"]) for kind, each in zip(kinds, self.records, strict=True)]
 
 
-def head(target: str, method: str = "GET", *lines: str) -> bytes:
+def head(target: str, method: str = "GET", *lines: str, host: str = "mirror.test:5000") -> bytes:
     """A request's head, the header lines in the order given."""
-    return "\r\n".join([f"{method} {target} HTTP/1.1", "Host: mirror.test:5000", *lines, "", ""]).encode()
+    return "\r\n".join([f"{method} {target} HTTP/1.1", f"Host: {host}", *lines, "", ""]).encode()
 
 
 @asynccontextmanager
 async def whole(
-    folder: Path, *, upstream: FakeRegistry | None = None, tags: Sequence[dict[str, Any]] = (), window: float = 30.0
+    folder: Path,
+    *,
+    upstream: FakeRegistry | None = None,
+    tags: Sequence[dict[str, Any]] = (),
+    window: float = 30.0,
+    **sections: Any,
 ) -> AsyncIterator[Whole]:
-    """The mirror of `upstream` under two names, with its store in `folder`."""
+    """The mirror of `upstream` under two names, with its store in `folder`. `sections`: more of the configuration."""
     registry = upstream or FakeRegistry()
     await registry.start()
     named = {name: {"url": registry.url} for name in (HUB, OTHER)}
-    settings = config.parse({"store": {"path": folder / "store"}, "upstreams": named, "tags": list(tags)}, None)
+    document = {"store": {"path": folder / "store"}, "upstreams": named, "tags": list(tags), **sections}
+    settings = config.parse(document, None)
     records: list[dict[str, Any]] = []
     metrics = Metrics.open(None)
     try:
