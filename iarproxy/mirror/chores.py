@@ -38,6 +38,7 @@ class Chores:
         self._elected = elected
         self._indexed = -1
         self._index_not_before = 0.0
+        self._more: list[tuple[Callable[[], Awaitable[object]], float]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, drift_interval: timedelta) -> None:
@@ -45,9 +46,15 @@ class Chores:
         work = [self._for_ever(self._index, _INDEX_EVERY), self._for_ever(self._sweep, _SWEEP_EVERY)]
         work.append(self._for_ever(self._count, _COUNT_EVERY))
         work.append(self._for_ever(self._forget, _FORGET_EVERY))
+        work += [self._for_ever(chore, every) for chore, every in self._more]
         if drift_interval:
             work.append(self._drift.patrol(drift_interval, self._elected))
         self._tasks = [asyncio.create_task(each, name=f"chore {number}") for number, each in enumerate(work)]
+
+    def add(self, chore: Callable[[], Awaitable[object]], every: timedelta) -> None:
+        """One more chore, so often; zero: never. To be called before `start`."""
+        if every:
+            self._more.append((chore, every.total_seconds()))
 
     async def close(self) -> None:
         """Stop them."""
@@ -55,7 +62,7 @@ class Chores:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _for_ever(self, chore: Callable[[], Awaitable[None]], every: float) -> None:
+    async def _for_ever(self, chore: Callable[[], Awaitable[object]], every: float) -> None:
         while True:
             await asyncio.sleep(every)
             try:
