@@ -45,6 +45,7 @@ class ManifestAnswer:
         offered: under drift, what upstream offers now for the pinned tag; None: no drift is known.
         vanished: the tag is pinned but upstream no longer has it.
         cached: nobody was asked for this answer.
+        brief: it may be another one soon, without `Mirror.on_change` telling.
     """
 
     repository: Repository
@@ -54,6 +55,7 @@ class ManifestAnswer:
     offered: Digest | None = None
     vanished: bool = False
     cached: bool = True
+    brief: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 Rule 1: a held blob is answered without asking anybody.
 Rule 2: one upstream transfer per digest; the store elects who does it (design invariant 6).
 Rule 3: no room is no reason to refuse: the blob is relayed, verified, and not kept.
+Rule 4: what is recalled is not given, not fetched, and not fetched to its end; nor is a manifest that contains it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from iarproxy.errors import Refused, StoreFull, StoreUnavailable, UnknownBlob, UnknownManifest, UpstreamUnavailable
+from iarproxy.errors import (
+    Recalled,
+    Refused,
+    StoreFull,
+    StoreUnavailable,
+    UnknownBlob,
+    UnknownManifest,
+    UpstreamUnavailable,
+)
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import BlobBody, HeldBlob
 from iarproxy.mirror.bodies import CachedBody, GrowingBody, MemoryBody, ProvenBody, RelayedBody
@@ -45,6 +54,7 @@ class Blobs:
         self._access = access
         self._memory = memory
         self._documents = documents
+        self._recalling = documents.recalling
         self._foreign = foreign
         self._small = SmallBlobs()
 
@@ -53,7 +63,7 @@ class Blobs:
 
         A small one is peeked from memory only: `open` brings it there.
         """
-        if not self._access.is_known(repository, digest):
+        if not self._access.is_known(repository, digest) or not self._recalling.is_lasting(digest):
             return None
         raw = self._small.get(digest)
         if raw is not None:
@@ -66,9 +76,10 @@ class Blobs:
         """The blob, ready to be sent.
 
         Raises:
-            UnknownBlob, Denied: the repository has no such blob, or may not serve it.
+            UnknownBlob, Denied: the repository has no such blob, or may not serve it; `Recalled`: nobody may.
             Unavailable: it is not held and upstream cannot be had.
         """
+        await self._recalling.require(digest)
         try:
             await self._require(repository, digest)
         except UnknownBlob as error:
@@ -89,6 +100,7 @@ class Blobs:
 
     async def size(self, repository: Repository, digest: Digest) -> int:
         """The blob's size in bytes, for HEAD: held, known from a manifest, else asked of upstream."""
+        await self._recalling.require(digest)
         try:
             await self._require(repository, digest)
             held = self._store.find(digest)
@@ -119,6 +131,7 @@ class Blobs:
             StoreUnavailable: there is no room for it, or the disk fails.
             Refused, Unavailable: upstream does not give it, or what is left of its quota is not for `purpose`.
         """
+        self._recalling.insist(descriptor.digest)
         if self._store.find(descriptor.digest) is not None:
             return False
         await self._require(repository, descriptor.digest)
@@ -128,6 +141,7 @@ class Blobs:
             position = 0
             while position < following.size:
                 position = await following.readable(position)
+                self._recalling.insist(descriptor.digest)
                 advanced(position)
             if not await following.kept():
                 raise StoreUnavailable(f"{descriptor.digest} arrived, but the disk did not keep it; see the log")
@@ -162,7 +176,8 @@ class Blobs:
     def _growing(self, repository: Repository, digest: Digest) -> BlobBody:
         size = self._memory.size_of(repository, digest)
         fetch = self._fetch(repository, digest)
-        return GrowingBody(self._store.follow(digest, size, fetch, repository), digest, fetch)
+        following = self._store.follow(digest, size, fetch, repository)
+        return GrowingBody(following, digest, fetch, lambda: self._recalling.insist(digest))
 
     async def _relayed(self, repository: Repository, digest: Digest) -> BlobBody:
         size = self._memory.size_of(repository, digest)
@@ -175,6 +190,8 @@ class Blobs:
         """Some clients ask for a manifest below /blobs/ (containerd's FetchByDigest)."""
         try:
             await self._documents.by_digest(DigestReference(repository, digest))
+        except Recalled:
+            raise
         except Refused:
             raise error from None
         held = await self._held(digest)
@@ -183,7 +200,7 @@ class Blobs:
         return await held.__aenter__()
 
     def _fetch(self, repository: Repository, digest: Digest) -> Fetch:
-        return self._foreign.fetch(repository, digest)
+        return self._recalling.guarded(digest, self._foreign.fetch(repository, digest))
 
     async def _unlinked(self, repository: Repository, digest: Digest, error: UnknownBlob) -> BlobBody:
         """A foreign layer that no link allows: whatever is held of it, the bytes come from where its manifest says."""
@@ -191,7 +208,7 @@ class Blobs:
         if layer is None:
             raise error
         self._upstreams[repository.registry].foreign.allowed(layer)
-        fetch = self._foreign.fetch_elsewhere(repository, layer)
+        fetch = self._recalling.guarded(digest, self._foreign.fetch_elsewhere(repository, layer))
         return ProvenBody(digest, layer.size, fetch, lambda: self._access.vouch(repository, digest))
 
 

@@ -65,12 +65,16 @@ class MemoryBody:
 
 
 class GrowingBody:
-    """A blob that arrives while it is read; falls back to a relay when the disk fills."""
+    """A blob that arrives while it is read; falls back to a relay when the disk fills.
+
+    `insist` is called before each piece, and raises where no more may be sent.
+    """
 
     cached = False
 
-    def __init__(self, following: Following, digest: Digest, fetch: Fetch) -> None:
+    def __init__(self, following: Following, digest: Digest, fetch: Fetch, insist: Callable[[], None]) -> None:
         self._following = following
+        self._insist = insist
         self._digest = digest
         self._fetch = fetch
         self.size = -1  # known once entered
@@ -91,6 +95,7 @@ class GrowingBody:
                 end = min(await self._following.readable(position), stop)
             except StoreFull:
                 break
+            self._insist()
             yield FileSpan(self._following.fd, position, end - position)
             position = end
         if position < stop:

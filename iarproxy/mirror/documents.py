@@ -3,6 +3,8 @@
 Rule 1: what is admitted is verified, durable and linked to its repository before anybody is answered with it.
 Rule 2: one read and one upstream request per manifest in this worker, however many ask; held ones wait for no upstream.
 Rule 3: parsing a large document never holds up the loop (threats T78).
+Rule 4: `peek` and `by_digest` give nothing that is recalled or contains what is; `held` and `admit` keep evidence of
+        all there is, and what they give is answered to nobody before `recalling` was asked.
 """
 
 from __future__ import annotations
@@ -13,8 +15,10 @@ import structlog
 
 from iarproxy.errors import ManifestInvalid, StoreUnavailable, Unavailable, UnknownManifest, UpstreamWrong
 from iarproxy.inflight import InFlight
+from iarproxy.ledger import Recalls
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.memory import ManifestMemory
+from iarproxy.mirror.recalling import Recalling, may_be_manifest
 from iarproxy.oci import MAX_MANIFEST, Digest, DigestReference, Manifest, Reference, Repository, parse_manifest
 from iarproxy.oci.foreign import foreign_layers
 from iarproxy.store import Store
@@ -27,9 +31,16 @@ _PATIENCE = 10.0  # seconds that a larger one waits for its turn
 
 
 class Documents:
-    """Verified manifests of one worker."""
+    """Verified manifests of one worker.
 
-    def __init__(self, store: Store, upstreams: Upstreams, access: Access, memory: ManifestMemory) -> None:
+    Attributes:
+        recalling: which content is denied.
+    """
+
+    def __init__(
+        self, store: Store, upstreams: Upstreams, access: Access, memory: ManifestMemory, recalls: Recalls
+    ) -> None:
+        self.recalling = Recalling(recalls, self._looked_into)
         self._store = store
         self._upstreams = upstreams
         self._access = access
@@ -45,7 +56,9 @@ class Documents:
 
     def peek(self, repository: Repository, digest: Digest) -> Manifest | None:
         """The manifest, where memory alone tells that the repository may serve it; neither waits nor does I/O."""
-        return self._memory.get(digest, repository) if self._access.is_known(repository, digest) else None
+        if not self._access.is_known(repository, digest) or not self.recalling.is_clear(digest):
+            return None
+        return self._memory.get(digest, repository)
 
     def is_held(self, repository: Repository, digest: Digest) -> bool:
         """Whether `by_digest` would ask nobody for its bytes."""
@@ -55,8 +68,15 @@ class Documents:
         """The manifest with that digest: from memory, from the store, else from upstream, verified each time.
 
         Raises:
+            Recalled: it is denied.
             UpstreamHeld: it would have to be fetched, and what is left of upstream's quota is not for `purpose`.
         """
+        self.recalling.insist(reference.digest)
+        manifest = await self._found(reference, purpose)
+        await self.recalling.require(reference.digest, manifest)
+        return manifest
+
+    async def _found(self, reference: DigestReference, purpose: Purpose) -> Manifest:
         await self._access.require(reference.repository, reference.digest)
         digest, repository = reference.digest, reference.repository
         found = self._memory.get(digest, repository)
@@ -84,6 +104,16 @@ class Documents:
             return self._memory.keep(await self._parsed(raw, "", digest))
         except ManifestInvalid as error:
             raise UnknownManifest(f"{digest} is held, but it is no manifest: {error}") from error
+
+    async def _looked_into(self, digest: Digest) -> Manifest | None:
+        """As `held`, for whoever looks for recalled content: what is plainly no manifest is not read."""
+        found = self._memory.get(digest)
+        blob = self._store.find(digest) if found is None else None
+        if blob is None:
+            return found
+        if not may_be_manifest(blob):
+            raise UnknownManifest(f"{digest} is held, but it is no manifest")
+        return await self._reading.once(digest, lambda: self.held(digest))
 
     async def _fetch(self, reference: DigestReference) -> Manifest:
         upstream = self._upstreams[reference.repository.registry]

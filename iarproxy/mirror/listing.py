@@ -87,12 +87,24 @@ class Listings:
         self, repository: Repository, digest: Digest, artifact_types: Collection[str]
     ) -> ReferrersAnswer:
         """The index of manifests whose subject is `digest`; with `artifact_types` only those of one of them."""
-        raw = await self._index(repository, digest)
+        raw = await self._without_recalled(await self._index(repository, digest))
         if not artifact_types:
             return ReferrersAnswer(raw, filtered=False)
         index: dict[str, Any] = orjson.loads(raw)
         index["manifests"] = [each for each in index["manifests"] if each.get("artifactType") in artifact_types]
         return ReferrersAnswer(orjson.dumps(index), filtered=True)
+
+    async def _without_recalled(self, raw: bytes) -> bytes:
+        """The index without what is denied; the very bytes where all of it may be listed."""
+        if self._documents.recalling.is_idle:
+            return raw
+        index: dict[str, Any] = orjson.loads(raw)
+        listed = [Digest.parse(each["digest"]) for each in index["manifests"]]
+        clear = await self._documents.recalling.without_denied(listed)
+        if clear.issuperset(listed):
+            return raw
+        kept = [each for each, digest in zip(index["manifests"], listed, strict=True) if digest in clear]
+        return orjson.dumps({**index, "manifests": kept})
 
     async def _index(self, repository: Repository, digest: Digest) -> bytes:
         fallback = TagReference(repository, Tag.attached_to(digest))

@@ -5,25 +5,28 @@ Rule 2: a pin is built only from bytes hashed here; who loses the race for the f
 Rule 3: an unreadable pin is `LedgerDamaged`, never a reason to ask upstream what the tag means (invariant 4).
 Rule 4: one upstream request per name in this worker, however many ask; who stops waiting changes nothing.
 Rule 5: where pins come by promotion or from a lock file only, a tag without one is refused, and upstream is not asked.
-Rule 6: what is held never waits for a place among requests to upstreams, nor one upstream's for another's; and for an
+Rule 6: what is withheld from a tag without a pin is remembered: its clients cost no upstream and no ledger (`withholding`).
+Rule 7: what is held never waits for a place among requests to upstreams, nor one upstream's for another's; and for an
         upstream's news of a followed tag only shortly (`patience`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TypeAlias, assert_never
 
 import structlog
 
-from iarproxy.errors import Refused, Unavailable, UnknownManifest
+from iarproxy.errors import Recalled, Refused, Unavailable, UnknownManifest
 from iarproxy.inflight import InFlight
-from iarproxy.ledger import DriftState, Ledger, Pin
+from iarproxy.ledger import DriftState, Ledger, Pin, Withheld
 from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned
 from iarproxy.mirror.documents import Documents, upstream_of
 from iarproxy.mirror.patience import Asking, Wait
 from iarproxy.mirror.refusing import refused_as_absent, refused_by_policy, refused_for_drift
+from iarproxy.mirror.withholding import is_withheld, refused_as_withheld
 from iarproxy.oci import (
     Descriptor,
     Digest,
@@ -35,6 +38,7 @@ from iarproxy.oci import (
     TagReference,
 )
 from iarproxy.trust import Mode, RefusalForm, TagRule
+from iarproxy.trust.admission import Terms
 from iarproxy.trust.environments import FIRST_FETCHES, Environment
 from iarproxy.upstream import Purpose, Upstreams
 
@@ -95,12 +99,18 @@ class Manifests:
                 manifest = await self._documents.by_digest(DigestReference(repository, wanted))
                 return ManifestAnswer(repository, manifest.descriptor, manifest.raw, ByDigest(), cached=held)
             case Tag():
-                return await self._by_tag(TagReference(repository, wanted), purpose)
+                return await self._unless_recalled(TagReference(repository, wanted), purpose)
             case _:
                 assert_never(wanted)
 
     def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
         """What `answer` would give, where memory alone can tell; None: ask `answer`. Neither waits nor does I/O."""
+        found = self._peek(repository, wanted)
+        if found is None or self._documents.recalling.is_lasting(found.descriptor.digest):
+            return found
+        return replace(found, brief=True)
+
+    def _peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:
         match wanted:
             case Digest():
                 found = self._documents.peek(repository, wanted)
@@ -142,6 +152,13 @@ class Manifests:
             return None
         return _pinned_answer(pin, drift, manifest, cached=True)
 
+    async def _unless_recalled(self, reference: TagReference, purpose: Purpose) -> ManifestAnswer:
+        try:
+            return await self._by_tag(reference, purpose)
+        except Recalled as recalled:
+            told = f"{reference} is refused: {recalled}"
+            raise refused_by_policy(self._refusal, "recalled", told, **recalled.detail) from recalled
+
     async def _by_tag(self, reference: TagReference, purpose: Purpose) -> ManifestAnswer:
         rule = self._environment.rule_for(reference, self._rules)
         match rule.mode:
@@ -156,13 +173,14 @@ class Manifests:
                 assert_never(rule.mode)
 
     async def _pinned(self, reference: TagReference, rule: TagRule, purpose: Purpose) -> ManifestAnswer:
-        pin = self._pins.peek(reference) or await self._pins.pin_of(reference)
+        pin = self._pins.peek(reference) or await self._known_pin(reference)
         cached = pin is not None
         if pin is None:
             absent = refused_as_absent(self._refusal, self._environment, reference)
             if absent is not None:
                 raise absent
-            pin = await self._pinning.once(reference, lambda: self._first_pin(reference, purpose))
+            terms = Terms(rule.admit, rule.cool_down)
+            pin = await self._pinning.once(reference, lambda: self._first_pin(reference, terms, purpose))
         drift = self._drift(reference)
         refused = refused_for_drift(pin, drift, rule)
         if refused is not None:
@@ -174,13 +192,25 @@ class Manifests:
         """What upstream offers now is no news of a pin that was never upstream's word."""
         return self._pins.peek_drift(reference) if self._environment.pins_first_fetches else None
 
-    async def _first_pin(self, reference: TagReference, purpose: Purpose) -> Pin:
+    async def _known_pin(self, reference: TagReference) -> Pin | None:
+        """The pin that the ledger knows, which is not asked while the tag is known to be withheld."""
+        withheld = self._pins.peek_withheld(reference)
+        if withheld is not None and is_withheld(withheld, self._now()):
+            raise refused_as_withheld(self._refusal, withheld)
+        return await self._pins.pin_of(reference)
+
+    async def _first_pin(self, reference: TagReference, terms: Terms, purpose: Purpose) -> Pin:
+        await self._documents.recalling.insist_on_tag(reference)
         fetched = await self._upstreams[reference.repository.registry].manifest(
             reference.repository.name, reference.tag, purpose
         )
         manifest = await self._documents.admit(reference.repository, fetched)
+        await self._documents.recalling.insist_on_offer(reference, manifest)
         ours = manifest.descriptor
-        pin = await self._pins.add(reference, ours, fetched.source)
+        pin = await self._pins.admit(reference, ours, fetched.source, terms)
+        if isinstance(pin, Withheld):
+            log.info("withheld", reference=str(reference), digest=str(ours.digest), why=str(pin.why))
+            raise refused_as_withheld(self._refusal, pin)
         if pin.descriptor.digest == ours.digest:
             log.info("pinned", reference=str(reference), digest=str(ours.digest), media_type=ours.media_type)
             self._on_first_pin(pin)

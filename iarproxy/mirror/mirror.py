@@ -62,7 +62,7 @@ class Mirror:
         memory = ManifestMemory()
         access = Access(ledger, upstreams, private=private)
         self._refusing = Refusing(store, access, memory)
-        self._documents = documents = Documents(store, upstreams, access, memory)
+        self._documents = documents = Documents(store, upstreams, access, memory, ledger.recalls)
         self._probe = Probe(store, documents, access, instance=store.identity, form=refusal, now=now)
         resolving = partial(
             Manifests,

@@ -129,7 +129,7 @@ class Kitchen:
         sent = len(found.raw) if plain.with_body else 0
         topic = Topic("manifest", repository.registry, contents.state_of(found), 200, sent, facts, content)
         prepared = _whole(plain, answer, topic)
-        prepared.brief = isinstance(found.standing, Followed)
+        prepared.brief = found.brief or isinstance(found.standing, Followed)
         return prepared
 
     def _blob(self, plain: Plain, asked: RegistryRequest, place: Place, digest: Digest) -> Prepared | None:
