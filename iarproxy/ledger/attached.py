@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, column, insert, select, table
+from sqlalchemy import Connection, bindparam, column, insert, select, table, text
 
 from iarproxy.ledger.journal import Entry
 from iarproxy.ledger.rows import is_intact, sealed, where
@@ -52,6 +52,8 @@ _OF = (
     .order_by(ATTACHED.c.serial.desc())
     .limit(bindparam("limit"))
 )
+
+_RECORDED = text("""SELECT count(*) FROM journal WHERE kind = 'promoted' AND body LIKE '%"statement":{%'""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,16 @@ def of(connection: Connection, repository: Repository, subject: Digest) -> list[
 def _value(row: Any) -> AttachedManifest:
     descriptor = Descriptor(row.media_type, Digest.parse(row.digest), row.size)
     return AttachedManifest(descriptor, row.artifact_type, orjson.loads(row.annotations))
+
+
+def problems(connection: Connection) -> list[str]:
+    """What is wrong with the rows, beside the journal."""
+    bad = sum(not is_intact(ATTACHED, row) for row in connection.execute(select(ATTACHED)))
+    wanted = connection.execute(_RECORDED).scalar_one()
+    held = connection.execute(text("SELECT count(*) FROM attached")).scalar_one()
+    missing = [f"{wanted - held} records of promotions are not attached"] if held < wanted else []
+    broken = [f"{bad} rows of `attached` fail their checksum, and are not listed"] if bad else []
+    return [f"{each}; `iarproxy ledger rebuild` makes them anew" for each in (*missing, *broken)]
 
 
 class Attached:

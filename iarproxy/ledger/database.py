@@ -21,7 +21,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from iarproxy.errors import IarproxyError, LedgerDamaged, LedgerUnavailable
-from iarproxy.ledger import admission, drift, journal, pins, recalls
+from iarproxy.ledger import admission, attached, drift, journal, pins, recalls
 from iarproxy.ledger.connection import failures, meaning_of, savepoint, transaction
 from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import JournalFile
@@ -63,6 +63,7 @@ def project(connection: Connection, entry: Entry) -> None:
     drift.project(connection, entry)
     recalls.project(connection, entry)
     admission.project(connection, entry)
+    attached.project(connection, entry)
 
 
 class Database:

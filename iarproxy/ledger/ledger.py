@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from iarproxy.ledger import admission, drift, followed, journal, links, pins, verification
+from iarproxy.ledger.attached import Attached
 from iarproxy.ledger.checkpoints import Checkpoints
 from iarproxy.ledger.database import Changes
 from iarproxy.ledger.deliveries import Deliveries
@@ -42,6 +43,7 @@ class Ledger(PinSet):
         recalls: what is denied, with everything that contains it.
         watching: which pins were checked when, for the drift watch; acknowledgements of drift.
         seeds: what lock files expect tags to be.
+        attached: the records of promotions, by what they are about.
         deliveries: how far webhooks were told of the journal.
         checkpoints: what was signed of the journal.
     """
@@ -54,6 +56,7 @@ class Ledger(PinSet):
         self.deliveries = Deliveries(self._shared)
         self.checkpoints = Checkpoints(self._shared)
         self.seeds = Seeds(self._shared)
+        self.attached = Attached(self._shared)
         self.watching = Watching(self._shared)
         self._links: Memory[tuple[Repository, Digest], bool] = Memory(remembered)
 

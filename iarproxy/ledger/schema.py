@@ -18,7 +18,7 @@ from typing import TypeAlias
 from sqlalchemy import Connection, insert, select
 
 from iarproxy.errors import ConfigError, LedgerDamaged
-from iarproxy.ledger import admission, recalls, seeds
+from iarproxy.ledger import admission, attached, recalls, seeds
 from iarproxy.ledger.checkpoint_rows import STEP as _CHECKPOINTS
 from iarproxy.ledger.deliveries import STEP as _DELIVERIES
 from iarproxy.ledger.rows import META, is_intact, sealed
@@ -244,6 +244,7 @@ _STEPS: Steps = (
     (*admission.STEP, *seeds.STEP),
     _DELIVERIES,
     _CHECKPOINTS,
+    attached.STEP,
 )
 VERSION = len(_STEPS)
 

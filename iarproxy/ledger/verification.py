@@ -13,10 +13,10 @@ from pathlib import Path
 from sqlalchemy import Connection, TableClause, func, select
 
 from iarproxy.errors import LedgerDamaged
-from iarproxy.ledger import journal, pins, recalls, schema
+from iarproxy.ledger import attached, journal, pins, recalls, schema
 from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import NAME, read_lines
-from iarproxy.ledger.rows import DRIFT, FOLLOWED, LINKS, PINS, is_intact
+from iarproxy.ledger.rows import CANDIDATES, DRIFT, FOLLOWED, LINKS, PINS, SIGHTINGS, is_intact
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.values import DEFAULT, VerifyReport
 
@@ -63,10 +63,10 @@ class Inspection:
 
     def observations(self, connection: Connection) -> None:
         """The rows that can be made anew."""
-        for table in (DRIFT, FOLLOWED, LINKS):
+        for table in (DRIFT, FOLLOWED, LINKS, SIGHTINGS, CANDIDATES):
             if bad := _bad_rows(connection, table):
                 self._say(f"{bad} rows of `{table.name}` fail their checksum; they are made anew when next needed")
-        for problem in recalls.problems(connection):
+        for problem in (*recalls.problems(connection), *attached.problems(connection)):
             self._say(problem)
 
     def outside(self, path: Path) -> None:
