@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from iarproxy.cli import telling
+from iarproxy.cli import telling, wiring
 from iarproxy.cli.logs import access_sink, configure_logging
 from iarproxy.cli.options import ConfigOption, load
 from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of, runtime_folder
@@ -146,6 +146,9 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
         stack.push_async_callback(chores.close)
         told = telling.deliverer(rooms, metrics, elected)
         stack.push_async_callback(told.close)
+        signing = wiring.checkpointing(rooms)
+        signing.on_checkpoint(lambda made: told.checkpoint(str(made.note), {"size": made.size}))
+        chores.add(signing.make_checkpoint, config.journal.checkpoint_interval)
         registry = RegistryFace(
             rooms.mirror,
             routes_of(config),
@@ -163,7 +166,7 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             leaving=context.leaving,
             gauges=gauges,
             standings=rooms.upstreams.standings,
-            readings=(partial(telling.readings, rooms),),
+            readings=(partial(telling.readings, rooms), signing.readings),
         )
         chores.start(config.drift.interval)
         told.start()

@@ -20,6 +20,7 @@ from iarproxy.config import Config
 from iarproxy.errors import ConfigError
 from iarproxy.ledger import Ledger
 from iarproxy.metrics import Metrics
+from iarproxy.mirror.checkpointing import Checkpointing
 from iarproxy.mirror.drift import Checked
 from iarproxy.mirror.mirror import Mirror
 from iarproxy.oci.routing import Routes
@@ -134,6 +135,11 @@ async def open_rooms(
         )
         stack.push_async_callback(mirror.close)
         yield Rooms(config, store, ledger, upstreams, mirror)
+
+
+def checkpointing(rooms: Rooms) -> Checkpointing:
+    """What signs the journal of these rooms, as the configuration says."""
+    return Checkpointing(rooms.ledger, rooms.config.journal_key, rooms.config.journal.checkpoint_file)
 
 
 def _count_verdict(metrics: Metrics, checked: Checked) -> None:
