@@ -7,10 +7,12 @@ Rule 3: the journal is kept twice, in the database and in a file beside it, and 
 Rule 4: what was served to whom lies in a file of its own, which pins never wait for and which may be lost.
 """
 
+from iarproxy.ledger.admission import Withheld
 from iarproxy.ledger.ledger import Ledger
 from iarproxy.ledger.pin_set import PinSet
 from iarproxy.ledger.recalls import Recall, RecallOutcome, Recalls
 from iarproxy.ledger.recovery import backup, rebuild, restore
+from iarproxy.ledger.seeds import Seed, Seeds
 from iarproxy.ledger.uses_file import KEPT, Uses
 from iarproxy.ledger.values import (
     DEFAULT,
@@ -50,6 +52,8 @@ __all__ = [
     "RecallOutcome",
     "Recalls",
     "RecoveryReport",
+    "Seed",
+    "Seeds",
     "Unpinned",
     "Use",
     "UseSummary",
@@ -57,6 +61,7 @@ __all__ = [
     "Uses",
     "UsesUnreadable",
     "VerifyReport",
+    "Withheld",
     "backup",
     "rebuild",
     "restore",
