@@ -20,7 +20,7 @@ from typer.exceptions import TyperException
 from iarproxy import __version__
 from iarproxy import config as configuration
 from iarproxy.cli import demo as demo_command
-from iarproxy.cli import drift, events, inspect, ledger, pins, serve, telling
+from iarproxy.cli import diff, drift, events, inspect, ledger, lock, pins, serve, telling
 from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption
 from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
@@ -37,6 +37,8 @@ app = typer.Typer(
 app.command()(serve.serve)
 app.add_typer(pins.app, name="pins")
 app.add_typer(drift.app, name="drift")
+app.add_typer(lock.app, name="lock")
+app.command()(diff.diff)
 app.command()(inspect.explain)
 app.command()(inspect.pull)
 app.command()(setup)

@@ -1,0 +1,67 @@
+"""What the commands about locks share: options, and how an environment and what was left out are told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from iarproxy.cli.output import print_error
+from iarproxy.cli.wiring import Rooms
+from iarproxy.config import Config
+from iarproxy.ledger import DEFAULT
+from iarproxy.mirror.locking import Locking
+from iarproxy.oci import Digest, TagReference
+from iarproxy.oci.lock import WRITABLE, LockFormat, Skipped
+from iarproxy.trust.environments import FIRST_FETCHES, Environment
+
+EnvironmentOption = Annotated[str, typer.Option("--env", metavar="ENV", help="The environment whose pins are meant.")]
+FormatOption = Annotated[
+    LockFormat | None, typer.Option("--format", help="How to read the file; else its content says.", show_default=False)
+]
+OutputFormatOption = Annotated[LockFormat, typer.Option("--format", help=f"One of {', '.join(WRITABLE)}.")]
+PrefixOption = Annotated[
+    str | None,
+    typer.Option("--prefix", metavar="REGISTRY", help="In front of the names of a kpromo list.", show_default=False),
+]
+
+
+def environment_of(config: Config, name: str) -> Environment:
+    """The environment that a person named.
+
+    Raises:
+        typer.BadParameter: there is none.
+    """
+    if name == DEFAULT:
+        return FIRST_FETCHES
+    if name not in config.environments:
+        known = ", ".join([DEFAULT, *config.environments])
+        raise typer.BadParameter(f"{name}: no such environment; there are {known}")
+    return config.environments[name].named(name)
+
+
+def locking(rooms: Rooms) -> Locking:
+    """The use case over opened rooms."""
+    return Locking(rooms.mirror, rooms.ledger, rooms.upstreams, rooms.config.rules)
+
+
+def insist_writable(form: LockFormat) -> None:
+    """Refuse a format that is only read.
+
+    Raises:
+        typer.BadParameter: that is what it is.
+    """
+    if form not in WRITABLE:
+        raise typer.BadParameter(f"{form} is only read; write {', '.join(WRITABLE)}")
+
+
+def tell_skipped(skipped: Sequence[Skipped]) -> None:
+    """What was not read, one line each."""
+    for each in skipped:
+        print_error(f"left out: {each}")
+
+
+def pair(reference: TagReference, digest: Digest) -> dict[str, str]:
+    """A tag and a digest, in JSON."""
+    return {"reference": str(reference), "digest": str(digest)}
