@@ -24,6 +24,7 @@ from iarproxy.cli import diff, drift, events, inspect, ledger, lock, pins, serve
 from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption
 from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
+from iarproxy.cli.recall import recall
 from iarproxy.cli.setup import setup
 from iarproxy.errors import Refused, Unavailable
 
@@ -41,6 +42,7 @@ app.add_typer(lock.app, name="lock")
 app.command()(diff.diff)
 app.command()(inspect.explain)
 app.command()(inspect.pull)
+app.command()(recall)
 app.command()(setup)
 app.add_typer(inspect.store_app, name="store")
 app.add_typer(ledger.app, name="ledger")

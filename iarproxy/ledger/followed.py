@@ -7,15 +7,25 @@ Rule 2: a row that fails its checksum is nothing: upstream is asked again.
 from __future__ import annotations
 
 from datetime import datetime
+from typing import TypeAlias
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select, tuple_
 
 from iarproxy.ledger.rows import FOLLOWED, TAG, is_intact, sealed, tag_key, where
 from iarproxy.ledger.values import to_text
-from iarproxy.oci import Descriptor, Digest, Repository, TagReference
+from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
+
+Key: TypeAlias = tuple[str, str, str]  # registry, repository, tag
 
 _ROW = select(FOLLOWED).where(*where(FOLLOWED, *TAG))
 _WITHIN = select(FOLLOWED).where(*where(FOLLOWED, "registry", "repository"))
+_TAG = [FOLLOWED.c[name] for name in TAG]
+_PAGE = (
+    select(FOLLOWED)
+    .where(tuple_(*_TAG) > tuple_(*(bindparam(name) for name in TAG)))
+    .order_by(*_TAG)
+    .limit(bindparam("limit"))
+)
 _REPLACE = insert(FOLLOWED).prefix_with("OR REPLACE")
 
 
@@ -25,6 +35,18 @@ def read(connection: Connection, reference: TagReference) -> tuple[Descriptor, d
     if row is None or not is_intact(FOLLOWED, row):
         return None
     return Descriptor(row.media_type, Digest.parse(row.digest), row.size), datetime.fromisoformat(row.fetched_at)
+
+
+def page(connection: Connection, after: Key, limit: int) -> tuple[list[tuple[TagReference, Digest]], Key | None]:
+    """What the `limit` followed tags behind `after` were last seen to offer, and where to go on; None: that was all."""
+    rows = connection.execute(_PAGE, {**dict(zip(TAG, after, strict=True)), "limit": limit}).all()
+    found = [
+        (TagReference(Repository(row.registry, row.repository), Tag(row.tag)), Digest.parse(row.digest))
+        for row in rows
+        if is_intact(FOLLOWED, row)
+    ]
+    last = rows[-1] if len(rows) == limit else None
+    return found, None if last is None else (last.registry, last.repository, last.tag)
 
 
 def write(connection: Connection, reference: TagReference, descriptor: Descriptor, at: datetime) -> None:

@@ -6,7 +6,7 @@ thread, with a deadline.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from iarproxy.ledger.attached import Attached
 from iarproxy.ledger.checkpoints import Checkpoints
 from iarproxy.ledger.database import Changes
 from iarproxy.ledger.deliveries import Deliveries
+from iarproxy.ledger.leases import Leases
 from iarproxy.ledger.memory import Memory
 from iarproxy.ledger.opening import open_database
 from iarproxy.ledger.pin_set import HISTORY, PinSet, Shared
@@ -45,6 +46,7 @@ class Ledger(PinSet):
         seeds: what lock files expect tags to be.
         attached: the records of promotions, by what they are about.
         deliveries: how far webhooks were told of the journal.
+        leases: what somebody runs, and whose names stay.
         checkpoints: what was signed of the journal.
     """
 
@@ -54,6 +56,7 @@ class Ledger(PinSet):
         self.uses = Uses(path.with_name(USES), now)
         self.recalls = Recalls(self._shared)
         self.deliveries = Deliveries(self._shared)
+        self.leases = Leases(self._shared)
         self.checkpoints = Checkpoints(self._shared)
         self.seeds = Seeds(self._shared)
         self.attached = Attached(self._shared)
@@ -156,6 +159,14 @@ class Ledger(PinSet):
     async def followed(self, reference: TagReference) -> tuple[Descriptor, datetime] | None:
         """What a followed tag was last seen to offer, and when; None: ask upstream."""
         return await self._thread.read(partial(followed.read, reference=reference))
+
+    async def every_followed(self) -> AsyncIterator[tuple[TagReference, Digest]]:
+        """What each followed tag was last seen to offer, by name, read page by page."""
+        after: followed.Key | None = ("", "", "")
+        while after is not None:
+            found, after = await self._thread.read(partial(followed.page, after=after, limit=HISTORY))
+            for each in found:
+                yield each
 
     async def set_followed(self, reference: TagReference, descriptor: Descriptor) -> None:
         """Keep what a followed tag offers now."""

@@ -86,6 +86,14 @@ _OF_TAG = _NEWEST.where(*where(_SUBJECTS, "registry", "repository", "wanted"))
 _OF_CONTENT = _NEWEST.where(*where(_SUBJECTS, "registry", "repository", "digest"))
 _OF_DIGEST = _NEWEST.where(*where(_SUBJECTS, "digest"))
 
+_MANIFESTS = (
+    select(_SUBJECTS.c.digest)
+    .distinct()
+    .where(_SUBJECTS.c.wanted != "", _SUBJECTS.c.digest > bindparam("after"))
+    .order_by(_SUBJECTS.c.digest)
+    .limit(bindparam("limit"))
+)
+
 _COUNT = select(func.count()).select_from(_USES)
 _OLDEST = select(_USES.c.subject, _USES.c.client).order_by(_USES.c.last_at).limit(bindparam("limit"))
 _EXPIRED = _OLDEST.where(_USES.c.last_at < bindparam("since"))
@@ -122,6 +130,11 @@ def summary(connection: Connection, what: Reference | Digest, since: int, shown:
     clients = {use.client for use in found} - {None}
     first, count = min(use.first for use in found), sum(use.count for use in found)
     return Used(first, found[0].last, count, len(clients), tuple(found[:shown]))
+
+
+def manifests(connection: Connection, after: str, limit: int) -> list[str]:
+    """At most `limit` digests of manifests that were given to anybody, in order, from behind `after` on."""
+    return list(connection.execute(_MANIFESTS, {"after": after, "limit": limit}).scalars())
 
 
 def expire(connection: Connection, since: int, limit: int) -> int:

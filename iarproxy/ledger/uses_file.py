@@ -84,6 +84,17 @@ class Uses:
         except IarproxyError as error:
             return UsesUnreadable(str(error))
 
+    async def manifests(self, after: Digest | None, limit: int) -> list[Digest]:
+        """At most `limit` manifests that were given to anybody, in order, from behind `after` on. Fewer: that is all.
+
+        Raises:
+            LedgerUnavailable, LedgerDamaged, ConfigError: when they cannot be read.
+        """
+        behind = "" if after is None else str(after)
+        nothing: list[str] = []
+        found = await self._ask(lambda connection: uses.manifests(connection, behind, limit), nothing)
+        return [Digest.parse(each) for each in found]
+
     async def expire(self) -> int:
         """Forget what is too old to be kept; how many rows.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
-from iarproxy.ledger import DriftState, Event, NotUsed, Pin, Use, Used, UseSummary, UsesUnreadable
+from iarproxy.ledger import DriftState, Event, NotUsed, Pin, Recall, Use, Used, UseSummary, UsesUnreadable, Withheld
+from iarproxy.ledger.admission import spelled
 from iarproxy.oci import Descriptor
 from iarproxy.upstream import Spender, Standing, UpstreamStanding
 
@@ -38,6 +39,20 @@ def drift_as_json(drift: DriftState) -> dict[str, Any]:
     }
 
 
+def withheld_as_json(withheld: Withheld) -> dict[str, Any]:
+    """A candidate, and why it is no pin: one of cooling-down, awaits-approval, seed-mismatch, not-seeded."""
+    why, detail = spelled(withheld.why)
+    return {
+        "environment": withheld.name.environment,
+        "reference": str(withheld.name.reference),
+        "descriptor": describe(withheld.descriptor),
+        "offered_at": withheld.offered_at,
+        "source": withheld.source,
+        "why": why,
+        "detail": detail,
+    }
+
+
 def event_as_json(event: Event) -> dict[str, Any]:
     """An event of the journal, without the tag that it is about."""
     return {
@@ -48,6 +63,18 @@ def event_as_json(event: Event) -> dict[str, Any]:
         "reason": event.reason,
         "body": event.body,
         "hash": event.hash,
+    }
+
+
+def recall_as_json(recall: Recall) -> dict[str, Any]:
+    """A recall, in the words of whoever made it."""
+    return {
+        "digest": str(recall.digest),
+        "at": recall.at,
+        "actor": recall.actor,
+        "reason": recall.reason,
+        "with": None if recall.within is None else str(recall.within),
+        "damage": recall.damage or None,
     }
 
 

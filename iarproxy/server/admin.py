@@ -17,10 +17,17 @@ import orjson
 from aiohttp import web
 
 from iarproxy.errors import IarproxyError, LedgerUnavailable, Malformed, StoreUnavailable, UnknownManifest
-from iarproxy.ledger import Damage, DriftState, Event, Pin, UseSummary
+from iarproxy.ledger import Damage, DriftState, Event, Pin, Recall, UseSummary
 from iarproxy.metrics import CONTENT_TYPE, Metrics
-from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, upstream_as_json, used_as_json
-from iarproxy.oci import TagReference, parse_reference
+from iarproxy.mirror.spelling import (
+    drift_as_json,
+    event_as_json,
+    pin_as_json,
+    recall_as_json,
+    upstream_as_json,
+    used_as_json,
+)
+from iarproxy.oci import Digest, TagReference, parse_reference
 from iarproxy.server.errors import answer_error
 from iarproxy.store import StoreStats
 from iarproxy.upstream import UpstreamStanding
@@ -43,12 +50,26 @@ class UsesReads(Protocol):
         ...
 
 
+class RecallReads(Protocol):
+    """What the face reads of the recalls."""
+
+    @property
+    def known(self) -> Mapping[Digest, Recall]:
+        """All that is recalled now."""
+        ...
+
+
 class LedgerReads(Protocol):
     """What the face reads of the ledger."""
 
     @property
     def uses(self) -> UsesReads:
         """What was served to whom."""
+        ...
+
+    @property
+    def recalls(self) -> RecallReads:
+        """What is recalled."""
         ...
 
     async def pins(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Pin]:
@@ -133,6 +154,7 @@ class AdminFace:
         app.router.add_get("/api/v1/pins", self._pins)
         app.router.add_get("/api/v1/pins/{reference:.+}", self._pin)
         app.router.add_get("/api/v1/drift", self._drift)
+        app.router.add_get("/api/v1/recalls", self._recalls)
         app.router.add_get("/api/v1/upstreams", self._upstreams)
         return app
 
@@ -168,6 +190,7 @@ class AdminFace:
             "store_ingests": stats.ingests,
             "drifted_tags": drifted,
             "damaged_tags": len(self._rooms.ledger.damaged()),
+            "recalled_digests": len(self._rooms.ledger.recalls.known),
             **self._gauges(),
             **_budgets(await _soon(self._standings())),
         }
@@ -203,6 +226,13 @@ class AdminFace:
         page = [{**pin_as_json(pin), "drift": drift_as_json(drift)} for pin, drift in rest[:limit]]
         last = page[-1]["reference"] if len(rest) > limit else None
         return _json({"drifts": page, "next": last})
+
+    async def _recalls(self, request: web.Request) -> web.Response:
+        limit, after = _limit(request), request.query.get("after", "")
+        known = self._rooms.ledger.recalls.known
+        rest = sorted(each for each in known if not after or each > Digest.parse(after))
+        page = [recall_as_json(known[each]) for each in rest[:limit]]
+        return _json({"recalls": page, "next": page[-1]["digest"] if len(rest) > limit else None})
 
     async def _upstreams(self, _: web.Request) -> web.Response:
         """How upstreams stand with us. What fails and what waits is told of the worker that answers."""
@@ -277,10 +307,15 @@ def _page(request: web.Request) -> tuple[TagReference | None, int]:
     Raises:
         Malformed: one of them is none.
     """
-    limit, after = request.query.get("limit", str(MAX_PAGE)), request.query.get("after", "")
+    after = request.query.get("after", "")
+    return (_tag(after) if after else None), _limit(request)
+
+
+def _limit(request: web.Request) -> int:
+    limit = request.query.get("limit", str(MAX_PAGE))
     if not (limit.isascii() and limit.isdecimal() and 0 < int(limit[:9]) <= MAX_PAGE):
         raise Malformed(f"`limit` is a number from 1 to {MAX_PAGE}")
-    return (_tag(after) if after else None), int(limit)
+    return int(limit)
 
 
 def _tag(text: str) -> TagReference:

@@ -25,6 +25,7 @@ from iarproxy.ledger import (
     EventKind,
     NotUsed,
     Pin,
+    Recall,
     Use,
     Used,
     UseSummary,
@@ -54,10 +55,12 @@ class FakeRooms:
     ledger: Any = field(init=False)
     store: Any = field(init=False)
     uses: Any = field(init=False)
+    recalls: Any = field(init=False)
     used: UseSummary = field(default_factory=NotUsed)
 
     def __post_init__(self) -> None:
-        self.ledger = self.store = self.uses = self
+        self.ledger = self.store = self.uses = self.recalls = self
+        self.known = {each: Recall(each, NOW, "ann", "malware") for each in sorted(map(Digest.of, (b"1", b"2", b"3")))}
         self.all = [Pin(each, DESCRIPTOR, NOW, "https://registry-1.docker.io", 1) for each in REFERENCES]
         self.state = DriftState("drifted", OFFERED, NOW, NOW)
 
@@ -125,6 +128,23 @@ async def serving_app(app: web.Application) -> AsyncIterator[Client]:
     async with ClientSession() as session:
         yield Client(session, f"http://{host}:{port}")
     await runner.cleanup()
+
+
+async def test_recalls_are_listed_by_digest() -> None:
+    """A page at a time, with who recalled what, when and why; what is no digest to go on from is refused."""
+    rooms = FakeRooms()
+    first, second, third = map(str, rooms.known)
+    async with face(rooms) as client:
+        status, page = await client.get("/api/v1/recalls?limit=2")
+        shown = [(each["digest"], each["actor"], each["reason"], each["with"]) for each in page["recalls"]]
+        assert (200, [(each, "ann", "malware", None) for each in (first, second)], second) == (
+            status,
+            shown,
+            page["next"],
+        )
+        _, rest = await client.get(f"/api/v1/recalls?after={second}")
+        assert ([third], None) == ([each["digest"] for each in rest["recalls"]], rest["next"])
+        assert 400 == (await client.get("/api/v1/recalls?after=me"))[0]
 
 
 async def test_health() -> None:
@@ -236,6 +256,7 @@ async def test_metrics() -> None:
         'iarproxy_sent_bytes_total{kind="blob"} 10.0',
         "iarproxy_store_bytes 300",
         "iarproxy_drifted_tags 2",
+        "iarproxy_recalled_digests 3",
     ):
         assert line in text.splitlines()
     assert rooms.counted == 1
