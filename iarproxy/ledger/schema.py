@@ -18,7 +18,7 @@ from typing import TypeAlias
 from sqlalchemy import Connection, insert, select
 
 from iarproxy.errors import ConfigError, LedgerDamaged
-from iarproxy.ledger import admission, attached, recalls, seeds
+from iarproxy.ledger import admission, attached, leases, recalls, seeds
 from iarproxy.ledger.checkpoint_rows import STEP as _CHECKPOINTS
 from iarproxy.ledger.deliveries import STEP as _DELIVERIES
 from iarproxy.ledger.rows import META, is_intact, sealed
@@ -245,6 +245,7 @@ _STEPS: Steps = (
     _DELIVERIES,
     _CHECKPOINTS,
     attached.STEP,
+    leases.STEP,
 )
 VERSION = len(_STEPS)
 
