@@ -15,6 +15,7 @@ from iarproxy.config.environments import EnvironmentSettings
 from iarproxy.config.gates import GateSettings
 from iarproxy.config.journaling import JournalSettings
 from iarproxy.config.listening import TlsSettings
+from iarproxy.config.retention import RetentionSection
 from iarproxy.config.settings import LedgerSettings, PinSettings, StoreSettings, TagSection
 from iarproxy.config.webhooks import WebhookSettings
 
@@ -31,6 +32,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "upstreams": UpstreamSettings,
     "environments": EnvironmentSettings,
     "webhooks": WebhookSettings,
+    "retention": RetentionSection,
     "tags": TagSection,
 }
 
@@ -46,8 +48,7 @@ def uncommented(text: str) -> dict[str, Any]:
 def shown(document: dict[str, Any], section: str) -> set[str]:
     """The keys that the document has in a section, in all of its instances."""
     found = document[section]
-    named = section in ("upstreams", "environments", "webhooks")
-    instances = list(found.values()) if named else found if section == "tags" else [found]
+    instances = list(found.values()) if section in NAMED else found if section in LISTED else [found]
     return {key for each in instances for key in each}
 
 

@@ -14,6 +14,7 @@ from iarproxy.config.endpoints import EndpointSettings, in_the_clear, is_loopbac
 from iarproxy.config.environments import EnvironmentSettings, Surroundings, check_environments
 from iarproxy.config.journaling import JournalSettings
 from iarproxy.config.listening import TlsSettings
+from iarproxy.config.retention import RetentionSection
 from iarproxy.config.values import HELPER_NAME, Address, Duration, Glob, HomePath, Size
 from iarproxy.config.webhooks import WebhookName, WebhookSettings
 from iarproxy.errors import Malformed
@@ -83,9 +84,13 @@ class LedgerSettings(_Section):
 
 
 class DriftSettings(_Section):
-    """`[drift]`: how often upstream is asked in the background what it offers for a pinned tag; `0s`: never."""
+    """`[drift]`: within what time upstream is asked in the background what it offers for each pinned tag; `0s`: never.
+
+    `rate`: how many a second each upstream is asked for at most.
+    """
 
     interval: Duration = timedelta(hours=6)
+    rate: float = Field(10.0, gt=0, le=1000)
 
 
 def _platform(value: Any) -> Any:
@@ -192,6 +197,7 @@ class Config(_Section):
     upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
     environments: dict[str, EnvironmentSettings] = {}
     webhooks: dict[WebhookName, WebhookSettings] = {}
+    retention: tuple[RetentionSection, ...] = ()
     tags: tuple[TagSection, ...] = ()
     source: Path | None = None
 
