@@ -7,6 +7,7 @@ Rule 2: referrers are asked of upstream's API, else read from the fallback tag (
         list, on which every verifier fails closed; an error would fail pulls of what we hold.
 Rule 3: what an API said is true for as long as an attachment tag would be followed: some runtimes ask at each pull.
         After that its news is waited for only shortly where something is held (`patience`).
+Rule 4: what iarproxy itself attached is listed after upstream's, whatever upstream says or does, while it is held.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ import orjson
 
 from iarproxy.errors import ManifestInvalid, Refused, Unavailable
 from iarproxy.ledger import Ledger, PinSet
+from iarproxy.ledger.attached import AttachedManifest
 from iarproxy.mirror.answers import ReferrersAnswer, TagList
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.manifests import Manifests
 from iarproxy.mirror.patience import Asking, Wait
+from iarproxy.mirror.spelling import describe
 from iarproxy.oci import Digest, Repository, Tag, TagReference, parse_manifest
 from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.store import Store
@@ -87,7 +90,8 @@ class Listings:
         self, repository: Repository, digest: Digest, artifact_types: Collection[str]
     ) -> ReferrersAnswer:
         """The index of manifests whose subject is `digest`; with `artifact_types` only those of one of them."""
-        raw = await self._without_recalled(await self._index(repository, digest))
+        joined = _joined(await self._index(repository, digest), await self._ours(repository, digest))
+        raw = await self._without_recalled(joined)
         if not artifact_types:
             return ReferrersAnswer(raw, filtered=False)
         index: dict[str, Any] = orjson.loads(raw)
@@ -105,6 +109,13 @@ class Listings:
             return raw
         kept = [each for each, digest in zip(index["manifests"], listed, strict=True) if digest in clear]
         return orjson.dumps({**index, "manifests": kept})
+
+    async def _ours(self, repository: Repository, digest: Digest) -> list[AttachedManifest]:
+        try:
+            attached = await self._ledger.attached.of(repository, digest)
+        except Unavailable:
+            return []  # an error would fail pulls (rule 2)
+        return [each for each in attached if self._store.find(each.descriptor.digest) is not None]
 
     async def _index(self, repository: Repository, digest: Digest) -> bytes:
         fallback = TagReference(repository, Tag.attached_to(digest))
@@ -170,6 +181,21 @@ class Listings:
         known = await self._ledger.followed(fallback)
         held = None if known is None else await self._documents.held(known[0].digest)
         return None if held is None else _as_index(held.raw)
+
+
+def _joined(raw: bytes, ours: Sequence[AttachedManifest]) -> bytes:
+    """The index with ours at its end; the very bytes where there are none."""
+    if not ours:
+        return raw
+    index: dict[str, Any] = orjson.loads(raw)
+    listed = {each.get("digest") for each in index["manifests"]}
+    index["manifests"] += [_entry(each) for each in ours if str(each.descriptor.digest) not in listed]
+    return orjson.dumps(index)
+
+
+def _entry(attached: AttachedManifest) -> dict[str, Any]:
+    described = describe(attached.descriptor)
+    return {**described, "artifactType": attached.artifact_type, "annotations": attached.annotations}
 
 
 def _as_index(raw: bytes) -> bytes:

@@ -11,6 +11,7 @@ from iarproxy.errors import Stopped
 from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, RefusalAnswer, Served, TagList
+from iarproxy.mirror.attaching import Attaching
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.drift import Checked, DriftWatch
@@ -23,6 +24,8 @@ from iarproxy.mirror.memory import ManifestMemory
 from iarproxy.mirror.names import Names
 from iarproxy.mirror.probe import NAME as PROBE
 from iarproxy.mirror.probe import NO_REFERRERS, Probe
+from iarproxy.mirror.promotion import Promotion
+from iarproxy.mirror.promotion_facts import Surveying
 from iarproxy.mirror.refusing import Refusing
 from iarproxy.mirror.usage import Usage
 from iarproxy.mirror.warm import Warm
@@ -101,6 +104,14 @@ class Mirror:
         self.holding = Holding(store, documents, blobs, platforms)
         self.warm = Warm(manifests, documents, blobs, self.holding)
         self.explain = Explain(ledger, documents, self.holding, rules, upstreams)
+        self.promotion = Promotion(
+            ledger=ledger,
+            documents=documents,
+            holding=self.holding,
+            surveying=Surveying(store, ledger, documents, self._listings, manifests),
+            keeping=Attaching(store, access),
+            now=now,
+        )
         self._usage = Usage(ledger.uses, clients=record_clients)
         self.drift = DriftWatch(
             ledger=ledger,
