@@ -21,6 +21,7 @@ from iarproxy import __version__
 from iarproxy import config as configuration
 from iarproxy.cli import demo as demo_command
 from iarproxy.cli import diff, drift, events, inspect, ledger, lock, pins, serve, telling
+from iarproxy.cli.explain import explain
 from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption
 from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
@@ -40,7 +41,7 @@ app.add_typer(pins.app, name="pins")
 app.add_typer(drift.app, name="drift")
 app.add_typer(lock.app, name="lock")
 app.command()(diff.diff)
-app.command()(inspect.explain)
+app.command()(explain)
 app.command()(inspect.pull)
 app.command()(recall)
 app.command()(setup)

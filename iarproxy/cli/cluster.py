@@ -8,16 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from iarproxy.cli import lock_files
-from iarproxy.cli.lock_options import (
-    EnvironmentOption,
-    OutputFormatOption,
-    environment_of,
-    insist_writable,
-    locking,
-    pair,
-    tell_skipped,
-)
-from iarproxy.cli.options import ConfigOption, JsonOption, run
+from iarproxy.cli.lock_options import OutputFormatOption, insist_writable, locking, pair, tell_skipped
+from iarproxy.cli.options import ConfigOption, EnvironmentOption, JsonOption, environment_of, run
 from iarproxy.cli.output import Exit, print_error, print_json, stop
 from iarproxy.cli.wiring import Rooms
 from iarproxy.ledger import DEFAULT

@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from iarproxy.cli import lock_files
-from iarproxy.cli.lock_options import FormatOption, environment_of, locking, tell_skipped
-from iarproxy.cli.options import ConfigOption, JsonOption, run
+from iarproxy.cli.lock_options import FormatOption, locking, tell_skipped
+from iarproxy.cli.options import ConfigOption, JsonOption, environment_of, run
 from iarproxy.cli.output import Exit, print_error, print_json, print_table, stop
 from iarproxy.cli.wiring import Rooms
 from iarproxy.mirror.locking import Offer

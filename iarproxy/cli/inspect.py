@@ -1,4 +1,4 @@
-"""`iarproxy explain`, `pull` and `store`: where a name stands, warming the cache, what the store holds."""
+"""`iarproxy pull` and `store`: warming the cache, and what the store holds."""
 
 from __future__ import annotations
 
@@ -8,96 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
-from iarproxy.cli.options import ConfigOption, JsonOption, ReferenceArgument, platforms, reference, run
-from iarproxy.cli.output import Exit, as_bytes, err, out, print_error, print_json, pulls, stop
+from iarproxy.cli.options import ConfigOption, JsonOption, platforms, reference, run
+from iarproxy.cli.output import Exit, as_bytes, err, out, print_error, print_json, stop
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import IarproxyError, Refused
-from iarproxy.mirror.explain import Explanation
-from iarproxy.mirror.spelling import drift_as_json, spender_as_json, upstream_as_json, used_as_json
 from iarproxy.mirror.warm import Pulled
 from iarproxy.oci import Descriptor, Digest
-from iarproxy.trust import TagRule
-from iarproxy.trust.policy import PIN_EVERYTHING
-from iarproxy.upstream import WINDOW
-
-_MOST = 3  # spenders that are named
 
 store_app = typer.Typer(help="What the store holds.", no_args_is_help=True)
-
-
-def explain(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Tell where a name stands, and why.
-
-    Upstream, rule, pin, drift, what is held, what a client gets, who pulled it. Upstream is not asked.
-    """
-
-    async def command(rooms: Rooms) -> Explanation:
-        return await rooms.mirror.explain.reference(reference(ref, rooms.config))
-
-    found = run(config, command)
-    facts = _explained(found)
-    if json:
-        print_json(facts)
-        return
-    for key, value in {**facts, "used": pulls(found.used), "budget": _budget(found)}.items():
-        if value not in (None, [], ""):
-            out.print(f"{key.replace('_', ' '):>12}  {_plain(value)}", markup=False)
-
-
-def _explained(found: Explanation) -> dict[str, Any]:
-    return {
-        "reference": str(found.reference),
-        "outcome": found.outcome,
-        "upstream": found.upstream,
-        "digest": str(found.digest) if found.digest else None,
-        "held": found.held.value,
-        "platforms": list(found.platforms),
-        "rule": _rule(found.rule),
-        "pinned_at": found.pin.pinned_at if found.pin else None,
-        "pinned_from": found.pin.source if found.pin else None,
-        "revision": found.pin.revision if found.pin else None,
-        "drift": drift_as_json(found.drift) if found.drift else None,
-        "used": used_as_json(found.used),
-        "budget": upstream_as_json(found.budget) if found.budget else None,
-        "spent": _spent(found),
-    }
-
-
-def _spent(found: Explanation) -> dict[str, Any] | None:
-    """What was asked of upstream for this repository in the last hours."""
-    spenders = found.budget.spenders if found.budget else ()
-    own = [each for each in spenders if each.repository == found.reference.repository.name]
-    return spender_as_json(own[0]) if own else None
-
-
-def _budget(found: Explanation) -> str:
-    """What is left of the upstream, and who spends it, in one line."""
-    if found.budget is None:
-        return ""
-    told = []
-    for each in found.budget.endpoints:
-        if each.quota is not None:
-            of = f" of {each.quota.limit}" if each.quota.limit is not None else ""
-            told.append(f"{each.quota.remaining}{of} requests left at {each.origin}")
-        if each.held_until is not None:
-            told.append(f"{each.origin} is not asked before {each.held_until:%H:%M:%S} UTC: it said 429")
-    spenders = found.budget.spenders
-    if spenders:
-        most = ", ".join(f"{each.repository} {each.total}" for each in spenders[:_MOST])
-        told.append(f"{sum(each.total for each in spenders)} requests in {WINDOW} hours, most for {most}")
-    return "; ".join(told)
-
-
-def _rule(rule: TagRule | None) -> dict[str, str] | str | None:
-    if rule is None or rule is PIN_EVERYTHING:
-        return None if rule is None else "none matches: pinned"
-    return {"match": rule.match.text, "mode": rule.mode.value, "on_drift": rule.on_drift.value}
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(inner)}" for key, inner in value.items() if inner is not None)
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 class _Bars:

@@ -15,17 +15,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from iarproxy.cli import cluster, diff, lock_files
 from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.lock_options import (
-    EnvironmentOption,
     FormatOption,
     OutputFormatOption,
     PrefixOption,
-    environment_of,
     insist_writable,
     locking,
     pair,
     tell_skipped,
 )
-from iarproxy.cli.options import ConfigOption, JsonOption, run
+from iarproxy.cli.options import ConfigOption, EnvironmentOption, JsonOption, environment_of, run
 from iarproxy.cli.output import Exit, err, out, print_error, print_json, print_table, stop
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import Refused

@@ -9,14 +9,10 @@ import typer
 
 from iarproxy.cli.output import print_error
 from iarproxy.cli.wiring import Rooms
-from iarproxy.config import Config
-from iarproxy.ledger import DEFAULT
 from iarproxy.mirror.locking import Locking
 from iarproxy.oci import Digest, TagReference
 from iarproxy.oci.lock import WRITABLE, LockFormat, Skipped
-from iarproxy.trust.environments import FIRST_FETCHES, Environment
 
-EnvironmentOption = Annotated[str, typer.Option("--env", metavar="ENV", help="The environment whose pins are meant.")]
 FormatOption = Annotated[
     LockFormat | None, typer.Option("--format", help="How to read the file; else its content says.", show_default=False)
 ]
@@ -25,20 +21,6 @@ PrefixOption = Annotated[
     str | None,
     typer.Option("--prefix", metavar="REGISTRY", help="In front of the names of a kpromo list.", show_default=False),
 ]
-
-
-def environment_of(config: Config, name: str) -> Environment:
-    """The environment that a person named.
-
-    Raises:
-        typer.BadParameter: there is none.
-    """
-    if name == DEFAULT:
-        return FIRST_FETCHES
-    if name not in config.environments:
-        known = ", ".join([DEFAULT, *config.environments])
-        raise typer.BadParameter(f"{name}: no such environment; there are {known}")
-    return config.environments[name].named(name)
 
 
 def locking(rooms: Rooms) -> Locking:

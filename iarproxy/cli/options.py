@@ -14,7 +14,9 @@ from iarproxy import config as configuration
 from iarproxy.cli.wiring import Rooms, become_owner, open_rooms
 from iarproxy.config import Config
 from iarproxy.errors import Malformed
+from iarproxy.ledger import DEFAULT
 from iarproxy.oci import DOCKER_HUB, Digest, Platform, Reference, TagReference, parse_reference
+from iarproxy.trust.environments import FIRST_FETCHES, Environment
 
 T = TypeVar("T")
 
@@ -29,6 +31,7 @@ ConfigOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+EnvironmentOption = Annotated[str, typer.Option("--env", metavar="ENV", help="The environment whose pins are meant.")]
 ReferenceArgument = Annotated[
     str, typer.Argument(metavar="REF", help="[REGISTRY/]REPOSITORY[:TAG][@DIGEST], for example ghcr.io/org/app:1.2")
 ]
@@ -89,3 +92,17 @@ def platforms(texts: list[str]) -> list[Platform]:
         return [Platform.parse(text) for text in texts if text != "all"]
     except Malformed as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def environment_of(config: Config, name: str) -> Environment:
+    """The environment that a person named.
+
+    Raises:
+        typer.BadParameter: there is none.
+    """
+    if name == DEFAULT:
+        return FIRST_FETCHES
+    if name not in config.environments:
+        known = ", ".join([DEFAULT, *config.environments])
+        raise typer.BadParameter(f"{name}: no such environment; there are {known}")
+    return config.environments[name].named(name)

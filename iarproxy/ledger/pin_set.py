@@ -22,7 +22,17 @@ from iarproxy.ledger.admission import Withheld
 from iarproxy.ledger.memory import Memory
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.transaction import Transaction
-from iarproxy.ledger.values import Change, Damage, DriftState, Event, EventKind, Name, Pin, Unpinned
+from iarproxy.ledger.values import (
+    Change,
+    Damage,
+    DriftState,
+    Event,
+    EventKind,
+    Name,
+    Pin,
+    Unpinned,
+    descriptor_of,
+)
 from iarproxy.oci import Descriptor, Digest, Repository, TagReference
 from iarproxy.trust.admission import NO_TERMS, Terms
 from iarproxy.trust.drift import Verdict
@@ -239,6 +249,15 @@ class PinSet:
                 yield pin
             last, left = page[-1].reference, left - len(page)
 
+    async def made(self, reference: TagReference) -> Event | None:
+        """The event that made the tag's pin, or took it away; None: it never had one.
+
+        Raises:
+            LedgerDamaged: when it fails its hash.
+        """
+        entry = await self._thread.read(partial(journal.last_pinning, name=self._name(reference)))
+        return None if entry is None else entry.event()
+
     async def history(self, reference: TagReference, limit: int = HISTORY) -> list[Event]:
         """The newest `limit` events about a tag, oldest first.
 
@@ -247,6 +266,16 @@ class PinSet:
         """
         entries = await self._thread.read(partial(journal.of_name, name=self._name(reference), limit=limit))
         return [entry.event() for entry in entries]
+
+    async def had(self, reference: TagReference) -> list[Digest]:
+        """The digests that the tag ever was, the newest first, each once.
+
+        Raises:
+            LedgerDamaged: when an entry that says so fails its hash.
+        """
+        entries = await self._thread.read(partial(journal.pinnings, name=self._name(reference)))
+        contents = [descriptor_of(entry.event().body["descriptor"]) for entry in reversed(entries)]
+        return list(dict.fromkeys(each.digest for each in contents if each is not None))
 
     async def tags_of(self, repository: Repository) -> list[str]:
         """The pinned and followed tags of a repository, sorted."""

@@ -5,7 +5,7 @@ Rule 2: a pin is built only from bytes hashed here; who loses the race for the f
 Rule 3: an unreadable pin is `LedgerDamaged`, never a reason to ask upstream what the tag means (invariant 4).
 Rule 4: one upstream request per name in this worker, however many ask; who stops waiting changes nothing.
 Rule 5: where pins come by promotion or from a lock file only, a tag without one is refused, and upstream is not asked.
-Rule 6: what is withheld from a tag without a pin is remembered: its clients cost no upstream and no ledger (`withholding`).
+Rule 6: what is withheld from a tag without a pin is remembered: its clients cost nothing (`withholding`).
 Rule 7: what is held never waits for a place among requests to upstreams, nor one upstream's for another's; and for an
         upstream's news of a followed tag only shortly (`patience`).
 """
@@ -25,7 +25,7 @@ from iarproxy.ledger import DriftState, Ledger, Pin, Withheld
 from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned
 from iarproxy.mirror.documents import Documents, upstream_of
 from iarproxy.mirror.patience import Asking, Wait
-from iarproxy.mirror.refusing import refused_as_absent, refused_by_policy, refused_for_drift
+from iarproxy.mirror.refusing import refused_as_absent, refused_by_policy, refused_by_rule, refused_for_drift
 from iarproxy.mirror.withholding import is_withheld, refused_as_withheld
 from iarproxy.oci import (
     Descriptor,
@@ -167,8 +167,7 @@ class Manifests:
             case Mode.FOLLOW:
                 return await self._followed(reference, rule, purpose)
             case Mode.REFUSE:
-                text = f"{reference} is refused by the tag rule {rule.match.text!r}; change mode in the configuration"
-                raise refused_by_policy(self._refusal, "tag-rule", text, rule=rule.match.text)
+                raise refused_by_rule(self._refusal, rule, reference)
             case _:
                 assert_never(rule.mode)
 

@@ -57,7 +57,7 @@ def test_a_drift() -> None:
     body = {"pinned": OLD, "offered": {"digest": NEW}, "evidence": evidence}
     data = spelled(EventKind.DRIFTED, body, within="dev")["data"]
     assert ({"old": OLD, "new": NEW}, {"layers": 1}, None) == (data["digest"], data["difference"], data["detail"])
-    assert data["explain"].endswith("--environment dev")
+    assert data["explain"].endswith("--env dev")
     vanished = spelled(EventKind.VANISHED, {"pinned": OLD, "offered": None, "evidence": {}})["data"]
     assert {"old": OLD, "new": None} == vanished["digest"]
     steady = spelled(EventKind.STEADIED, {"pinned": OLD, "offered": None, "evidence": {}})["data"]
@@ -84,6 +84,6 @@ def test_kinds_that_there_are_not() -> None:
     """A word that no entry has is refused with those that there are."""
     insist_known({"ops": ["*", "checkpoint", *map(str, EventKind)]})
     with pytest.raises(
-        ConfigError, match=r"webhooks\.ops\.events: there are no events 'drift'; known are \*, approved"
+        ConfigError, match=r"webhooks\.ops\.events: there are no events 'drift'; known are \*, acknowledged, approved"
     ):
         insist_known({"ops": ["drift"]})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,6 +17,7 @@ from iarproxy.mirror.drift import Checked
 from iarproxy.mirror.mirror import Mirror
 from iarproxy.oci import Digest, Platform, Repository, Tag, TagReference
 from iarproxy.store import Store
+from iarproxy.trust.environments import Environment
 from iarproxy.upstream import Upstreams
 from registry import FakeRegistry
 
@@ -86,6 +87,7 @@ async def a_world(
     max_size: int = 10**9,
     refusal: str = "error",
     section: dict[str, Any] | None = None,
+    environments: Sequence[Environment] = (),
 ) -> AsyncIterator[World]:
     """A mirror of `registry` whose store is in `folder`; what is there already is used.
 
@@ -116,6 +118,7 @@ async def a_world(
             upstreams=upstreams,
             rules=settings.rules,
             platforms=[Platform("linux", "amd64")],
+            environments=environments,
             refusal=settings.server.refusal,
             private=password_file is not None,
             now=clock,
