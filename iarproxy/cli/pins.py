@@ -1,20 +1,30 @@
-"""`iarproxy pins`: what is pinned, since when, and the deliberate change of a pin."""
+"""`iarproxy pins`: what is pinned, since when and why, and what waits to be; `pin_acts` has what changes it."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from iarproxy.cli.actor import kernel_actor
-from iarproxy.cli.options import ConfigOption, JsonOption, ReferenceArgument, digest, run, tag_reference
+from iarproxy.cli import pin_acts
+from iarproxy.cli.options import (
+    ConfigOption,
+    EnvironmentOption,
+    JsonOption,
+    ReferenceArgument,
+    environment_of,
+    run,
+    tag_reference,
+)
 from iarproxy.cli.output import Exit, Table, out, print_error, print_json, print_table, pulls, stop, when
 from iarproxy.cli.wiring import Rooms
-from iarproxy.errors import StoreFull, UnknownManifest
-from iarproxy.ledger import Damage, DriftState, Event, Pin, UseSummary
+from iarproxy.errors import UnknownManifest
+from iarproxy.ledger import DEFAULT, Damage, DriftState, Event, Pin, PinSet, UseSummary, Withheld
 from iarproxy.mirror.holding import Held
-from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, used_as_json
+from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, used_as_json, withheld_as_json
+from iarproxy.mirror.withholding import is_over, told
 from iarproxy.oci import TagReference
 from iarproxy.trust import Pattern
 
@@ -31,19 +41,27 @@ def _shown(pin: Pin, drift: DriftState | None, held: Held) -> dict[str, Any]:
 @app.command("list")
 def list_pins(
     match: Annotated[str, typer.Argument(help="Only references that fit, for example 'docker.io/library/*'.")] = "**",
+    waiting: Annotated[bool, typer.Option("--waiting", help="What is withheld from tags that have no pin.")] = False,
+    env: EnvironmentOption = DEFAULT,
     json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List pins: tag, digest, since when, what is held."""
+    """List pins: tag, digest, since when, what is held, what upstream does.
+
+    With --waiting: what upstream offers for tags without a pin, and why it is not their pin yet.
+    """
     pattern = Pattern(match)
 
     async def command(rooms: Rooms) -> list[Damage]:
-        if json:
-            found = [await _standing(rooms, pin) async for pin in _matching(rooms, pattern)]
+        pins = _pins(rooms, env)
+        if waiting:
+            await _list_waiting(pins, pattern, json=json)
+        elif json:
+            found = [await _standing(rooms, pins, pin) async for pin in _matching(pins, pattern)]
             damaged = [each.reference for each in rooms.ledger.damaged()]
             print_json({"pins": [_shown(*row) for row in found], "damaged": damaged})
         else:
-            await _print_pins(rooms, pattern)
+            await _print_pins(rooms, pins, pattern)
         return rooms.ledger.damaged()
 
     damaged = run(config, command)
@@ -53,17 +71,46 @@ def list_pins(
         stop(Exit.UNAVAILABLE)
 
 
-async def _matching(rooms: Rooms, pattern: Pattern) -> AsyncIterator[Pin]:
-    async for pin in rooms.ledger.every_pin():
+def _pins(rooms: Rooms, env: str) -> PinSet:
+    return rooms.ledger.within(environment_of(rooms.config, env).name)
+
+
+async def _list_waiting(pins: PinSet, pattern: Pattern, *, json: bool) -> None:
+    found = [each for each in await _every_candidate(pins) if pattern.matches(each.name.reference)]
+    if json:
+        print_json({"waiting": [withheld_as_json(each) for each in found]})
+        return
+    rows = [
+        [str(each.name.reference), str(each.descriptor.digest), when(each.offered_at), _why(each)] for each in found
+    ]
+    print_table(["REFERENCE", "DIGEST", "OFFERED", "WHY"], rows, empty="Nothing is withheld.")
+    if rows:
+        out.print("\n`iarproxy pins approve REFERENCE --digest DIGEST --reason TEXT` lets one in.", markup=False)
+
+
+async def _every_candidate(pins: PinSet) -> list[Withheld]:
+    found: list[Withheld] = []
+    while page := await pins.waiting(after=found[-1].name.reference if found else None):
+        found += page
+    return found
+
+
+def _why(withheld: Withheld) -> str:
+    over = is_over(withheld, datetime.now(UTC))
+    return "has cooled down; the next pull lets it in" if over else told(withheld)
+
+
+async def _matching(pins: PinSet, pattern: Pattern) -> AsyncIterator[Pin]:
+    async for pin in pins.every_pin():
         if pattern.matches(pin.reference):
             yield pin
 
 
-async def _print_pins(rooms: Rooms, pattern: Pattern) -> None:
+async def _print_pins(rooms: Rooms, pins: PinSet, pattern: Pattern) -> None:
     """Page by page: of a million pins the first are shown at once, and none are kept."""
     table, rows = Table(["REFERENCE", "DIGEST", "PINNED", "HELD", "UPSTREAM"]), list[list[str]]()
-    async for each in _matching(rooms, pattern):
-        pin, drift, held = await _standing(rooms, each)
+    async for each in _matching(pins, pattern):
+        pin, drift, held = await _standing(rooms, pins, each)
         verdict = _verdict(drift)
         rows.append([str(pin.reference), pin.descriptor.digest.short, when(pin.pinned_at), held.value, verdict])
         if len(rows) == _PAGE:
@@ -74,9 +121,9 @@ async def _print_pins(rooms: Rooms, pattern: Pattern) -> None:
     table.end("Nothing is pinned yet: the first pull of a tag pins it.")
 
 
-async def _standing(rooms: Rooms, pin: Pin) -> tuple[Pin, DriftState | None, Held]:
-    await rooms.ledger.pin_of(pin.reference)  # brings its drift state into memory
-    return pin, rooms.ledger.peek_drift(pin.reference), await rooms.mirror.holding.of(pin.descriptor.digest)
+async def _standing(rooms: Rooms, pins: PinSet, pin: Pin) -> tuple[Pin, DriftState | None, Held]:
+    await pins.pin_of(pin.reference)  # brings its drift state into memory
+    return pin, pins.peek_drift(pin.reference), await rooms.mirror.holding.of(pin.descriptor.digest)
 
 
 def _verdict(drift: DriftState | None) -> str:
@@ -84,14 +131,17 @@ def _verdict(drift: DriftState | None) -> str:
 
 
 @app.command()
-def show(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
+def show(
+    ref: ReferenceArgument, env: EnvironmentOption = DEFAULT, json: JsonOption = False, config: ConfigOption = None
+) -> None:
     """Show one pin."""
 
     async def command(rooms: Rooms) -> tuple[dict[str, Any], UseSummary]:
         wanted = tag_reference(ref, rooms.config)
-        pin = await _pin(rooms, wanted)
+        pins = _pins(rooms, env)
+        pin = await _pin(pins, wanted)
         held = await rooms.mirror.holding.of(pin.descriptor.digest)
-        return _shown(pin, rooms.ledger.peek_drift(wanted), held), await rooms.ledger.uses.summary(wanted)
+        return _shown(pin, pins.peek_drift(wanted), held), await rooms.ledger.uses.summary(wanted)
 
     shown, used = run(config, command)
     if json:
@@ -107,15 +157,20 @@ def _plain(value: Any) -> str:
     return "never checked" if value is None else str(value)
 
 
-async def _pin(rooms: Rooms, reference: TagReference) -> Pin:
-    pin = await rooms.ledger.pin_of(reference)
+async def _pin(pins: PinSet, reference: TagReference) -> Pin:
+    pin = await pins.pin_of(reference)
     if pin is None:
+        withheld = await pins.candidate(reference)
+        if withheld is not None:
+            raise UnknownManifest(f"{reference} is not pinned; {withheld.descriptor.digest} {told(withheld)}")
         raise UnknownManifest(f"{reference} is not pinned; `iarproxy pins list` shows what is")
     return pin
 
 
 @app.command()
-def history(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOption = None) -> None:
+def history(
+    ref: ReferenceArgument, env: EnvironmentOption = DEFAULT, json: JsonOption = False, config: ConfigOption = None
+) -> None:
     """Show what the journal knows of a tag.
 
     Who pinned it, what drifted, who changed it and why.
@@ -123,7 +178,7 @@ def history(ref: ReferenceArgument, json: JsonOption = False, config: ConfigOpti
 
     async def command(rooms: Rooms) -> list[Event]:
         wanted = tag_reference(ref, rooms.config)
-        return await rooms.ledger.history(wanted)
+        return await _pins(rooms, env).history(wanted)
 
     events = run(config, command)
     if json:
@@ -140,37 +195,5 @@ def _digests(body: dict[str, Any]) -> str:
     return ", ".join(f"{key} {value}" for key, value in body.items() if isinstance(value, str) and "sha" in value)
 
 
-@app.command()
-def repin(
-    ref: ReferenceArgument,
-    old: Annotated[str, typer.Option("--from", metavar="DIGEST", help="The digest that is pinned now.")],
-    new: Annotated[str, typer.Option("--to", metavar="DIGEST", help="The digest that clients shall get.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; it goes into the journal with your name.")],
-    config: ConfigOption = None,
-) -> None:
-    """Change a pin on purpose.
-
-    Refused unless the tag is pinned to exactly the digest that you name with --from.
-    """
-    before, after = digest(old), digest(new)
-    if not reason.strip():
-        raise typer.BadParameter("--reason is empty; say why, the journal keeps it")
-    actor = kernel_actor()
-
-    async def command(rooms: Rooms) -> Pin:
-        wanted = tag_reference(ref, rooms.config)
-        await _pin(rooms, wanted)
-        answer = await rooms.mirror.manifest(wanted.repository, after)
-        if rooms.store.find(after) is None:
-            raise StoreFull(f"{after} cannot be kept: the disk is full; a pin needs its manifest on disk")
-        return await rooms.ledger.repin(
-            wanted,
-            before,
-            answer.descriptor,
-            reason=reason.strip(),
-            actor=actor,
-            source=rooms.upstreams[wanted.repository.registry].source,
-        )
-
-    pin = run(config, command)
-    out.print(f"{pin.reference} is now pinned to {pin.descriptor.digest} (was {before}), by {actor}", markup=False)
+for act in (pin_acts.repin, pin_acts.rollback, pin_acts.approve, pin_acts.remove):
+    app.command()(act)

@@ -177,7 +177,7 @@ def _past(found: Unpinned) -> Past:
 def _withhold(tx: Transaction, withheld: Withheld) -> Withheld:
     digest = withheld.descriptor.digest
     if not _is_journaled(tx.connection, withheld.name, digest):
-        why, detail = _spelled(withheld.why)
+        why, detail = spelled(withheld.why)
         body = {"descriptor": to_json(withheld.descriptor), "source": withheld.source, "why": why, "detail": detail}
         name = withheld.name
         tx.append(EventKind.QUARANTINED, name.reference, environment=name.environment, actor=pins.SELF, body=body)
@@ -222,7 +222,7 @@ def _from_entry(name: Name, entry: Entry) -> Withheld:
 
 
 def _row(withheld: Withheld) -> dict[str, Any]:
-    why, detail = _spelled(withheld.why)
+    why, detail = spelled(withheld.why)
     content = withheld.descriptor
     facts = {"digest": str(content.digest), "media_type": content.media_type, "size": content.size}
     facts |= {"source": withheld.source, "offered_at": to_text(withheld.offered_at), "why": why, "detail": detail}
@@ -240,7 +240,8 @@ def _value(row: Any) -> Withheld | None:
         return None
 
 
-def _spelled(why: Withholding) -> tuple[str, str | None]:
+def spelled(why: Withholding) -> tuple[str, str | None]:
+    """Why something is withheld, as a word and what goes with it."""
     match why:
         case CoolingDown(until):
             return "cooling-down", to_text(until)

@@ -20,7 +20,7 @@ from iarproxy.errors import Denied, LedgerDamaged
 from iarproxy.ledger import admission, drift, followed, journal, pins
 from iarproxy.ledger.admission import Withheld
 from iarproxy.ledger.memory import Memory
-from iarproxy.ledger.thread import LedgerThread
+from iarproxy.ledger.thread import DEADLINE, LedgerThread
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.ledger.values import (
     Change,
@@ -40,6 +40,7 @@ from iarproxy.trust.drift import Verdict
 _CHUNK = 100  # tags read at a time, so that a long list does not hold up a pull
 _PAGE = 1000  # pins
 HISTORY = 1000  # events
+_EACH = 0.02  # seconds that one name of an act may take, of many in one transaction
 _WITHHELD = 10_000  # candidates kept in memory
 
 T = TypeVar("T")
@@ -217,7 +218,7 @@ class PinSet:
             for each in made:
                 self._shared.within(each.environment).keep_act(each)
 
-        return await self._thread.write(work, kept=keep)
+        return await self._thread.write(work, kept=keep, deadline=DEADLINE + _EACH * len(changes))
 
     def keep_act(self, made: Pin | Unpinned) -> None:
         """Know what an act of this process made, and tell it."""

@@ -23,9 +23,29 @@ _AGAIN = timedelta(minutes=5)
 
 def is_withheld(withheld: Withheld, now: datetime) -> bool:
     """Whether that is still known to be so at `now`; else upstream is asked again."""
-    if isinstance(withheld.why, CoolingDown) and withheld.why.until <= now:
+    if is_over(withheld, now):
         return False
     return abs(now - withheld.offered_at) < _AGAIN  # a clock that was ahead makes no knowledge that lasts for years
+
+
+def is_over(withheld: Withheld, now: datetime) -> bool:
+    """Whether it was a cool-down, which is over now: the next pull finds out whether upstream still offers it."""
+    return isinstance(withheld.why, CoolingDown) and withheld.why.until <= now
+
+
+def told(withheld: Withheld) -> str:
+    """Why it is withheld, in a few words."""
+    match withheld.why:
+        case CoolingDown(until):
+            return f"cools down until {_moment(until)}"
+        case AwaitsApproval(why):
+            return f"awaits approval: {why}"
+        case SeedMismatch(expected):
+            return f"is not what is expected: {expected}"
+        case NotSeeded():
+            return "is in no lock file"
+        case _:
+            assert_never(withheld.why)
 
 
 def refused_as_withheld(form: RefusalForm, withheld: Withheld) -> Denied:
