@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, assert_never
 from sqlalchemy import Connection, Select, and_, bindparam, column, delete, exists, func, insert, select, table
 
 from iarproxy.errors import IarproxyError
+from iarproxy.ledger import uses_latest
 from iarproxy.ledger.rows import checksum, is_sealed, where
 from iarproxy.ledger.values import NotUsed, Use, Used
 from iarproxy.oci import Digest, DigestReference, Reference, Repository, TagReference
@@ -54,6 +55,7 @@ CREATE TABLE uses (
         "CREATE INDEX subjects_by_digest ON subjects (digest)",
         "CREATE INDEX uses_by_last ON uses (last_at)",
     ),
+    uses_latest.STEP,
 )
 STAGE = f"CREATE TEMP TABLE staged ({', '.join(_NAMES)})"  # of each connection that records
 
@@ -95,7 +97,7 @@ _MANIFESTS = (
 )
 
 _COUNT = select(func.count()).select_from(_USES)
-_OLDEST = select(_USES.c.subject, _USES.c.client).order_by(_USES.c.last_at).limit(bindparam("limit"))
+_OLDEST = select(_USES.c.subject, _USES.c.client, _USES.c.last_at).order_by(_USES.c.last_at).limit(bindparam("limit"))
 _EXPIRED = _OLDEST.where(_USES.c.last_at < bindparam("since"))
 _FORGET = delete(_USES).where(_USES.c.subject == bindparam("of"), _USES.c.client == bindparam("by"))
 _ORPHANED = delete(_SUBJECTS).where(
@@ -146,7 +148,9 @@ def trim(connection: Connection, bound: int) -> None:
     """Forget the rows that were used the longest ago, down to `bound` rows."""
     over = connection.execute(_COUNT).scalar_one() - bound
     if over > 0:
-        _forget(connection, connection.execute(_OLDEST, {"limit": over}).all())
+        rows = connection.execute(_OLDEST, {"limit": over}).all()
+        uses_latest.left(connection, max(row.last_at for row in rows))
+        _forget(connection, rows)
 
 
 def damaged_rows(connection: Connection) -> int:
