@@ -6,90 +6,150 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
-from iarproxy.errors import UnknownManifest
-from iarproxy.ledger import DriftState, Ledger, Pin, UseSummary
+from iarproxy.errors import Refused, UnknownManifest
+from iarproxy.ledger import DriftState, Event, Ledger, Pin, PinSet, Unpinned, UseSummary, Withheld
+from iarproxy.mirror.blocking import Standing, blocks, remedies
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Held, Holding
 from iarproxy.oci import Digest, Reference, TagReference
-from iarproxy.trust import Mode, OnDrift, TagRule, rule_for
+from iarproxy.store import Store
+from iarproxy.trust import Mode, TagRule
+from iarproxy.trust.environments import FIRST_FETCHES, Environment
 from iarproxy.upstream import Upstreams, UpstreamStanding
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Facts about a reference.
+    """Facts about a reference in an environment.
 
     Attributes:
         upstream: the URL that is asked; None: the registry is not in the closed list.
         rule: the tag policy that applies; None for a digest.
+        made: the journal's event that made the pin: who, when, why.
+        elsewhere: the digests of the tag's pins in other environments, by their names.
+        withheld: what upstream offered for a tag without a pin, and why it was not pinned.
         digest: what a client would get; None: not known here yet.
-        held: how much of it is here.
+        held: how much of it is here; `path`: the file of its manifest; None: not held.
         platforms: of an index, for which it has children.
         used: by whom it was pulled, as far as that is recorded.
         budget: what is left of the upstream and who spends it, as far as workers shared it; None as for `upstream`.
         outcome: one sentence: what a client gets who asks now.
+        blocked: why that is a refusal; empty: it is none. `changes`: the commands that would change it.
     """
 
+    environment: Environment
     reference: Reference
     upstream: str | None
     rule: TagRule | None
     pin: Pin | None
+    made: Event | None
+    elsewhere: dict[str, Digest]
+    withheld: Withheld | None
     drift: DriftState | None
     digest: Digest | None
     held: Held
+    path: str | None
     platforms: tuple[str, ...]
     used: UseSummary
     budget: UpstreamStanding | None
     outcome: str
+    blocked: tuple[Refused, ...]
+    changes: tuple[str, ...]
 
 
 class Explain:
     """Answers `iarproxy explain`."""
 
     def __init__(
-        self, ledger: Ledger, documents: Documents, holding: Holding, rules: Sequence[TagRule], upstreams: Upstreams
+        self,
+        *,
+        store: Store,
+        ledger: Ledger,
+        documents: Documents,
+        holding: Holding,
+        rules: Sequence[TagRule],
+        upstreams: Upstreams,
+        environments: Sequence[Environment],
     ) -> None:
+        self._store = store
         self._ledger = ledger
         self._documents = documents
         self._holding = holding
         self._rules = rules
         self._upstreams = upstreams
+        self._environments = {each.name: each for each in (FIRST_FETCHES, *environments)}
 
-    async def reference(self, reference: Reference) -> Explanation:
-        """Everything known here about the reference.
+    async def reference(self, reference: Reference, environment: str = FIRST_FETCHES.name) -> Explanation:
+        """Everything known here about the reference. The environment is configured.
 
         Raises:
             LedgerDamaged: its pin cannot be trusted; the message says how to repair it.
         """
-        rule = rule_for(reference, self._rules) if isinstance(reference, TagReference) else None
-        pin = await self._ledger.pin_of(reference) if isinstance(reference, TagReference) else None
-        drift = self._ledger.peek_drift(reference) if isinstance(reference, TagReference) else None
-        digest = await self._digest(reference, pin, rule)
+        place = self._environments[environment]
+        standing = await self._standing(reference, place)
+        digest = await self._digest(standing)
         held = await self._holding.of(digest) if digest else Held.NONE
-        registry = reference.repository.registry
-        asked = self._upstreams.get(registry)
-        upstream = None if asked is None else str(asked.url)
+        found = self._store.find(digest) if digest else None
+        asked = self._upstreams.get(reference.repository.registry)
+        blocked = blocks(standing, await self._documents.recalling.why(digest) if digest else None)
         return Explanation(
+            environment=place,
             reference=reference,
-            upstream=upstream,
-            rule=rule,
-            pin=pin,
-            drift=drift,
+            upstream=standing.upstream,
+            rule=standing.rule,
+            pin=standing.pin,
+            made=await self._made(reference, self._ledger.within(environment)),
+            elsewhere=await self._elsewhere(reference, environment),
+            withheld=standing.withheld,
+            drift=standing.drift,
             digest=digest,
             held=held,
+            path=None if found is None else str(found.path),
             platforms=await self._platforms(digest),
             used=await self._ledger.uses.summary(reference),
             budget=None if asked is None else await asked.standing(),
-            outcome=_outcome(upstream, rule, pin, drift, held),
+            outcome=_outcome(standing, held, blocked),
+            blocked=blocked,
+            changes=remedies(standing, blocked),
         )
 
-    async def _digest(self, reference: Reference, pin: Pin | None, rule: TagRule | None) -> Digest | None:
+    async def _standing(self, reference: Reference, environment: Environment) -> Standing:
+        asked = self._upstreams.get(reference.repository.registry)
+        upstream = None if asked is None else str(asked.url)
+        if not isinstance(reference, TagReference):
+            return Standing(environment, reference, upstream)
+        pins = self._ledger.within(environment.name)
+        found = await pins.standing(reference)
+        await pins.pin_of(reference)  # brings its drift state into memory
+        return Standing(
+            environment,
+            reference,
+            upstream,
+            rule=environment.rule_for(reference, self._rules),
+            pin=found if isinstance(found, Pin) else None,
+            past=found if isinstance(found, Unpinned) and found.revision else None,
+            drift=pins.peek_drift(reference) if environment.pins_first_fetches else None,
+            withheld=await pins.candidate(reference),
+        )
+
+    async def _made(self, reference: Reference, pins: PinSet) -> Event | None:
+        return await pins.made(reference) if isinstance(reference, TagReference) else None
+
+    async def _elsewhere(self, reference: Reference, environment: str) -> dict[str, Digest]:
+        if not isinstance(reference, TagReference):
+            return {}
+        others = [name for name in self._environments if name != environment]
+        found = {name: await self._ledger.within(name).pin_of(reference) for name in others}
+        return {name: pin.descriptor.digest for name, pin in found.items() if pin is not None}
+
+    async def _digest(self, standing: Standing) -> Digest | None:
+        reference = standing.reference
         if not isinstance(reference, TagReference):
             return reference.digest
-        if rule is not None and rule.mode is Mode.FOLLOW:
+        if standing.rule is not None and standing.rule.mode is Mode.FOLLOW:
             known = await self._ledger.followed(reference)
             return known[0].digest if known else None
-        return pin.descriptor.digest if pin else None
+        return standing.pin.descriptor.digest if standing.pin else None
 
     async def _platforms(self, digest: Digest | None) -> tuple[str, ...]:
         try:
@@ -99,28 +159,28 @@ class Explain:
         return tuple(str(child.platform) for child in manifest.children if child.platform) if manifest else ()
 
 
-def _outcome(upstream: str | None, rule: TagRule | None, pin: Pin | None, drift: DriftState | None, held: Held) -> str:
-    if upstream is None:
-        return "404: the registry is not one of the configured upstreams"
-    if rule is None:
+def _outcome(standing: Standing, held: Held, blocked: Sequence[Refused]) -> str:
+    if blocked:
+        return f"refused: {'; '.join(str(each) for each in blocked)}"
+    if standing.rule is None:
         return "the content of that digest, verified" + (", once fetched" if held is Held.NONE else "")
-    match rule.mode:
+    match standing.rule.mode:
         case Mode.REFUSE:
-            return f"refused by the rule {rule.match.text}"
+            return f"refused by the rule {standing.rule.match.text}"
         case Mode.FOLLOW:
             return "what upstream says, at most the time to live old"
         case Mode.PIN:
-            return _pinned_outcome(rule, pin, drift)
+            return _pinned_outcome(standing)
         case _:
-            assert_never(rule.mode)
+            assert_never(standing.rule.mode)
 
 
-def _pinned_outcome(rule: TagRule, pin: Pin | None, drift: DriftState | None) -> str:
-    if pin is None:
+def _pinned_outcome(standing: Standing) -> str:
+    drift = standing.drift
+    if standing.past is not None and not standing.past.retired:
+        return "refused until a person approves what upstream offers: the pin was removed"
+    if standing.pin is None:
         return "the first pull pins it to what upstream offers then"
-    if drift is None or drift.verdict == "steady":
+    if drift is None or not drift.alarms:
         return "the pinned digest"
-    if rule.on_drift is not OnDrift.KEEP and drift.offered is not None:
-        what = "403" if rule.on_drift is OnDrift.DENY else "a refusal manifest, or 403 outside mirror mode"
-        return f"{what}: upstream moved the tag, and on_drift is {rule.on_drift}"
     return f"the pinned digest, with a Warning header: upstream's tag has {drift.verdict}"

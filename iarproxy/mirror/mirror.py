@@ -103,16 +103,6 @@ class Mirror:
         self._default = self._names[FIRST_FETCHES.name]
         self.holding = Holding(store, documents, blobs, platforms)
         self.warm = Warm(manifests, documents, blobs, self.holding)
-<<<<<<< ../bo_new/iarproxy/mirror/mirror.py
-        self.explain = Explain(ledger, documents, self.holding, rules, upstreams)
-        self.promotion = Promotion(
-            ledger=ledger,
-            documents=documents,
-            holding=self.holding,
-            surveying=Surveying(store, ledger, documents, self._listings, manifests),
-            keeping=Attaching(store, access),
-            now=now,
-=======
         self.explain = Explain(
             store=store,
             ledger=ledger,
@@ -121,7 +111,14 @@ class Mirror:
             rules=rules,
             upstreams=upstreams,
             environments=environments,
->>>>>>> iarproxy/mirror/mirror.py
+        )
+        self.promotion = Promotion(
+            ledger=ledger,
+            documents=documents,
+            holding=self.holding,
+            surveying=Surveying(store, ledger, documents, self._listings, manifests),
+            keeping=Attaching(store, access),
+            now=now,
         )
         self._usage = Usage(ledger.uses, clients=record_clients)
         self.drift = DriftWatch(

@@ -177,6 +177,7 @@ class Recalling:
             since=recall.at.isoformat(timespec="seconds"),
             by=one_line(recall.actor),
             why=one_line(recall.reason),
+            remedy=f"iarproxy recall --undo {recall.digest} --reason TEXT",
         )
 
 

@@ -16,7 +16,7 @@ from typing import assert_never
 import structlog
 
 from iarproxy.errors import Denied, Stopped, StoreUnavailable
-from iarproxy.ledger import DriftState, Pin
+from iarproxy.ledger import DEFAULT, DriftState, Pin
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import RefusalAnswer
 from iarproxy.mirror.memory import ManifestMemory
@@ -87,6 +87,12 @@ def refused_by_policy(form: RefusalForm, reason: str, message: str, **detail: st
             assert_never(form)
 
 
+def refused_by_rule(form: RefusalForm, rule: TagRule, reference: TagReference) -> Denied:
+    """The refusal of a tag that the configuration refuses."""
+    text = f"{reference} is refused by the tag rule {rule.match.text!r}; change mode in the configuration"
+    return refused_by_policy(form, "tag-rule", text, rule=rule.match.text)
+
+
 def refused_as_absent(form: RefusalForm, environment: Environment, reference: TagReference) -> Denied | None:
     """Why a tag that has no pin in the environment is not served; None: upstream is asked for it."""
     match environment.pins_from:
@@ -109,20 +115,30 @@ def refused_for_drift(pin: Pin, drift: DriftState | None, rule: TagRule) -> Deni
     """Why a pinned tag is not served after upstream moved it; None: it is served."""
     if drift is None or drift.offered is None:
         return None
-    pinned, offered = str(pin.descriptor.digest), str(drift.offered.digest)
+    offered = str(drift.offered.digest)
     match rule.on_drift:
         case OnDrift.KEEP:
             return None
         case OnDrift.DENY:
-            return Denied(_moved(pin, offered), pinned=pinned, offered=offered)
+            return Denied(_moved(pin, offered), **_facts(pin, offered))
         case OnDrift.STOP:
-            return Stopped(_moved(pin, offered), "tag-drift", pinned=pinned, offered=offered)
+            return Stopped(_moved(pin, offered), "tag-drift", **_facts(pin, offered))
         case _:
             assert_never(rule.on_drift)
 
 
+def acceptance(pin: Pin, offered: str) -> str:
+    """The command that pins the tag to `offered` instead."""
+    where = "" if pin.environment == DEFAULT else f" --env {pin.environment}"
+    return f"iarproxy pins repin {pin.reference} --from {pin.descriptor.digest} --to {offered}{where} --reason TEXT"
+
+
 def _moved(pin: Pin, offered: str) -> str:
     return (
-        f"{pin.reference} drifted: pinned {pin.descriptor.digest}, upstream offers {offered};"
-        ' `iarproxy pins repin` accepts it, on_drift = "keep" serves what is pinned'
+        f"{pin.name} drifted: pinned {pin.descriptor.digest}, upstream offers {offered};"
+        f' `{acceptance(pin, offered)}` accepts it, on_drift = "keep" serves what is pinned'
     )
+
+
+def _facts(pin: Pin, offered: str) -> dict[str, str]:
+    return {"pinned": str(pin.descriptor.digest), "offered": offered, "remedy": acceptance(pin, offered)}

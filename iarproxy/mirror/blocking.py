@@ -1,0 +1,95 @@
+"""What keeps a tag from being served, in the very refusals that clients get, and the commands that would change it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import assert_never
+
+from iarproxy.errors import Refused, UnknownName
+from iarproxy.ledger import DriftState, Pin, Unpinned, Withheld
+from iarproxy.mirror.refusing import acceptance, refused_as_absent, refused_by_rule, refused_for_drift
+from iarproxy.mirror.withholding import refused_as_withheld
+from iarproxy.oci import Reference, TagReference
+from iarproxy.trust import Mode, RefusalForm, TagRule
+from iarproxy.trust.environments import Environment, PinsFrom
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is known of a reference in an environment.
+
+    Attributes:
+        upstream: the URL that is asked; None: the registry is not in the closed list.
+        rule: None for a digest.
+        past: how it is that a tag has no pin any more; None: it has one, or never had.
+    """
+
+    environment: Environment
+    reference: Reference
+    upstream: str | None
+    rule: TagRule | None = None
+    pin: Pin | None = None
+    past: Unpinned | None = None
+    drift: DriftState | None = None
+    withheld: Withheld | None = None
+
+
+def blocks(standing: Standing, recalled: Refused | None) -> tuple[Refused, ...]:
+    """Every refusal that stands between a client and the content, the first that it would meet first.
+
+    `recalled`: what is refused of the digest itself.
+    """
+    if standing.upstream is None:
+        name = standing.reference.repository.registry
+        return (UnknownName(f'{name} is not one of the configured upstreams; add [upstreams."{name}"]'),)
+    found = [*_of_tag(standing), recalled]
+    return tuple(each for each in found if each is not None)
+
+
+def _of_tag(standing: Standing) -> Sequence[Refused | None]:
+    reference, rule, form = standing.reference, standing.rule, RefusalForm.ERROR
+    if rule is None or not isinstance(reference, TagReference):
+        return ()
+    if rule.mode is Mode.REFUSE:
+        return (refused_by_rule(form, rule, reference),)
+    if rule.mode is Mode.FOLLOW:
+        return ()
+    if standing.pin is not None:
+        return (refused_for_drift(standing.pin, standing.drift, rule),)
+    if standing.withheld is not None:
+        return (refused_as_withheld(form, standing.withheld),)
+    return (refused_as_absent(form, standing.environment, reference),)
+
+
+def remedies(standing: Standing, blocked: Sequence[Refused]) -> tuple[str, ...]:
+    """The commands that would change what is served, those that lift a refusal first."""
+    told = [str(each.detail["remedy"]) for each in blocked if "remedy" in each.detail]
+    return tuple(dict.fromkeys([*told, *_changes(standing)]))
+
+
+def _changes(standing: Standing) -> Sequence[str]:
+    pin, reference, where = standing.pin, standing.reference, _where(standing.environment)
+    if not isinstance(reference, TagReference) or (standing.rule and standing.rule.mode is not Mode.PIN):
+        return ()
+    if pin is None:
+        removed = standing.past is not None and not standing.past.retired and standing.withheld is None
+        return [f"iarproxy pins approve {reference} --digest DIGEST --reason TEXT{where}"] if removed else ()
+    pinned, drift = pin.descriptor.digest, standing.drift
+    match standing.environment.pins_from:
+        case PinsFrom.PROMOTION:
+            names = f"--from {standing.environment.promote_from} --to {standing.environment.name}"
+            return [f"iarproxy promote {reference} {names} --replace {pinned} --reason TEXT"]
+        case PinsFrom.LOCK:
+            return [f"iarproxy lock import FILE --repin --reason TEXT{where}"]
+        case PinsFrom.FIRST_FETCH:
+            offered = drift.offered.digest if drift and drift.offered else None
+            repin = acceptance(pin, str(offered or "DIGEST"))
+            accept = f"iarproxy drift ack {reference} --digest {offered} --reason TEXT{where}"
+            return [repin, accept] if offered and drift and drift.alarms else [repin]
+        case _:
+            assert_never(standing.environment.pins_from)
+
+
+def _where(environment: Environment) -> str:
+    return "" if environment == Environment() else f" --env {environment.name}"
