@@ -32,7 +32,7 @@ class Names:
     async def manifest(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
         """The manifest that a client gets; see `Manifests.answer`."""
         if repository.name == PROBE:
-            return await self._probe.answer(repository, wanted)
+            return await self._probe.answer(repository, wanted, self._environment.name)
         return await self._manifests.answer(repository, wanted)
 
     def peek(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer | None:

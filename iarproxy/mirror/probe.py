@@ -2,8 +2,8 @@
 
 Rule 1: in every upstream the name `library/iarproxy-check` is ours alone, and upstream is never asked for it. Nobody
         can register it: on Docker Hub `library` belongs to Docker.
-Rule 2: `pass-<nonce>` is an image that only this instance makes, in all that a client may know it by: index, manifests
-        and configurations; `deny-<nonce>` is refused as policy refuses.
+Rule 2: `pass-<nonce>` is an image that only this instance makes, another one in each environment, in all that a client
+        may know it by: index, manifests and configurations; `deny-<nonce>` is refused as policy refuses.
 Rule 3: what a nonce makes is kept like any content, so that every worker has it; how fast new ones are made is bounded.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, assert_never
 import orjson
 
 from iarproxy.errors import Unavailable, UnknownBlob, UnknownManifest
+from iarproxy.ledger import DEFAULT
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import ByDigest, ManifestAnswer, ReferrersAnswer
 from iarproxy.mirror.documents import Documents
@@ -66,7 +67,7 @@ class Probe:
         self._now = now
         self._paid = now() - _BURST * _PAUSE
 
-    async def answer(self, repository: Repository, wanted: Tag | Digest) -> ManifestAnswer:
+    async def answer(self, repository: Repository, wanted: Tag | Digest, environment: str = DEFAULT) -> ManifestAnswer:
         """The image of a `pass-` tag, or a part of one that was made.
 
         Raises:
@@ -74,7 +75,7 @@ class Probe:
         """
         match wanted:
             case Tag():
-                raw = await self._image(repository, wanted)
+                raw = await self._image(repository, wanted, environment)
                 return ManifestAnswer(repository, parse_manifest(raw).descriptor, raw, ByDigest())
             case Digest():
                 await self.check(repository, wanted)
@@ -88,14 +89,14 @@ class Probe:
         if self._store.find(digest) is None or not await self._access.is_linked(repository, digest):
             raise UnknownBlob(f"{NAME} has no {digest}")
 
-    async def _image(self, repository: Repository, tag: Tag) -> bytes:
+    async def _image(self, repository: Repository, tag: Tag, environment: str) -> bytes:
         asked = _ASKED.fullmatch(tag.value)
         if asked is None:
             raise UnknownManifest(f"{repository.name} is where `iarproxy setup --check` looks; it has no {tag}")
         if asked[1] == "deny":
             text = f"{TagReference(repository, tag)} is refused, as `iarproxy setup --check` asked for"
             raise refused_by_policy(self._form, "check", text)
-        *parts, index = image(self._instance, asked[2])
+        *parts, index = image(self._instance, asked[2], environment)
         if self._store.find(Digest.of(index)) is None:
             self._pass_the_gate()
         for part in (*parts, index):
@@ -113,12 +114,14 @@ class Probe:
         self._paid = paid
 
 
-def image(instance: str, nonce: str) -> tuple[bytes, ...]:
+def image(instance: str, nonce: str, environment: str = DEFAULT) -> tuple[bytes, ...]:
     """The blobs and manifests of the image that `nonce` names, each after what it refers to; the last is its index."""
     layer = gzip.compress(_NOTHING, mtime=0)
     parts: list[bytes] = [layer]
     children = []
     told = {"dev.iarproxy.instance": instance, "dev.iarproxy.nonce": nonce}
+    if environment != DEFAULT:
+        told["dev.iarproxy.environment"] = environment
     for platform in _PLATFORMS:
         config = _config(platform, told)
         manifest = orjson.dumps(

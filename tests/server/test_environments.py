@@ -234,11 +234,14 @@ async def test_the_log_names_the_environment(tmp_path: Path) -> None:
 
 
 async def test_the_probe_is_there(tmp_path: Path) -> None:
-    """`setup --check` finds its image in every environment."""
+    """`setup --check` finds its image in every environment, and another one in each: it proves which one answered."""
     async with a_whole(tmp_path) as made:
+        digests = set()
         for prefix in ("/v2/", "/v2/prod/", "/v2/site/"):
             found = await pulled(made, prefix, name="library/iarproxy-check", tag="pass-12345678")
             assert 200 == found.status
+            digests.add(found.headers["docker-content-digest"])
             denied = await pulled(made, prefix, name="library/iarproxy-check", tag="deny-12345678")
             assert 403 == denied.status
+        assert 3 == len(digests)
         assert 0 == made.upstream.count()
