@@ -20,12 +20,12 @@ from sqlalchemy import Connection
 from iarproxy.errors import LedgerDamaged, Malformed, Refused
 from iarproxy.ledger import checkpoint_rows, journal, keyring, schema
 from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
-from iarproxy.ledger.journal import Head
+from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.keyring import Keyring, origin_of
 from iarproxy.ledger.keys import KeyFile, Signers
 from iarproxy.ledger.lock import FileLock
 from iarproxy.ledger.transaction import Transaction
-from iarproxy.ledger.values import EventKind
+from iarproxy.ledger.values import EventKind, Name
 from iarproxy.trust.merkle import EMPTY, HASH_SIZE, Range, Tree, consistency_ranges, inclusion_ranges, leaf_hash
 from iarproxy.trust.note import Checkpoint, Note
 
@@ -91,6 +91,14 @@ class Checkpoints:
     async def ring(self) -> Keyring:
         """The keys that the journal names."""
         return await self._shared.thread.read(ring)
+
+    async def keyed(self) -> list[Entry]:
+        """The entries that name its keys, in order, as stored."""
+        return await self._shared.thread.read(journal.keyed)
+
+    async def pinnings(self, name: Name) -> list[Entry]:
+        """The entries that made or took away the pins of a name, by revision, as stored."""
+        return await self._shared.thread.read(partial(journal.pinnings, name=name))
 
     async def covering(self, size: int) -> SignedCheckpoint | None:
         """The smallest readable checkpoint of at least `size` entries; None: there is none."""

@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from iarproxy.errors import LedgerDamaged, Malformed
 from iarproxy.ledger.journal import Entry
+from iarproxy.ledger.values import EventKind
 from iarproxy.trust.note import Note, SigningKey, VerifierKey
 
 _TOPIC = "iarproxy journal key"  # the first line of what an old key signs; no checkpoint's origin
@@ -49,13 +50,13 @@ class Keyed:
         Raises:
             LedgerDamaged: it fails its hash, or says nothing that can be read.
         """
-        if not entry.is_intact():
-            raise LedgerDamaged(f"journal entry {entry.serial} names a key, but fails its hash")
+        if entry.kind != EventKind.KEYED or not entry.is_intact():
+            raise LedgerDamaged(f"journal entry {entry.serial} names no key, or fails its hash")
         try:
             body = entry.document()
             return cls(entry.serial, VerifierKey.parse(str(body["key"])), How(body["how"]), body.get("note"))
-        except (KeyError, ValueError, Malformed) as error:
-            raise LedgerDamaged(f"journal entry {entry.serial} names a key, but {error}") from error
+        except (KeyError, TypeError, ValueError, Malformed) as error:
+            raise LedgerDamaged(f"journal entry {entry.serial} names a key that cannot be read") from error
 
 
 @dataclass(frozen=True, slots=True)
