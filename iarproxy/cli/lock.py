@@ -92,7 +92,7 @@ class _Told:
                 {"reference": str(each.entry.reference), "pinned": str(each.pinned), "wanted": str(each.entry.digest)}
                 for each in plan.differs
             ],
-            "gone": [pair(each.reference, each.descriptor.digest) for each in self.gone],
+            "gone": [pair(each.reference, each.descriptor.digest) for each in plan.gone],
             "removed": self.done and self.removes,
             "failed": [
                 pair(each.entry.reference, each.entry.digest) | {"error": str(each.error)} for each in self.failed
@@ -100,10 +100,6 @@ class _Told:
             "skipped": [str(each) for each in plan.skipped],
             "seeded": self.seeded,
         }
-
-    @property
-    def gone(self) -> tuple[Any, ...]:
-        return self.plan.gone if self.plan.environment.pins_from is PinsFrom.LOCK else ()
 
 
 @app.command("import")
@@ -197,7 +193,7 @@ def _print(told: _Told, *, dry_run: bool) -> None:
     rows += [["new", str(each.reference), "", str(each.digest)] for each in plan.new[:_SHOWN]]
     rows += [["new", f"and {len(plan.new) - _SHOWN} more", "", ""]] if len(plan.new) > _SHOWN else []
     word = "not in the file" if not told.removes else "removed" if told.done else "to be removed"
-    rows += [[word, str(each.reference), str(each.descriptor.digest), ""] for each in told.gone]
+    rows += [[word, str(each.reference), str(each.descriptor.digest), ""] for each in plan.gone]
     if rows:
         print_table(["STATE", "REFERENCE", "PINNED", "WANTED"], rows, empty="")
     for each in told.failed:
@@ -208,13 +204,13 @@ def _print(told: _Told, *, dry_run: bool) -> None:
 def _summary(told: _Told, *, dry_run: bool) -> str:
     plan = told.plan
     counts = f"{len(plan.unchanged)} unchanged, {len(plan.new)} new, {len(plan.differs)} differ"
-    counts += f", {len(told.gone)} not in the file" if told.gone else ""
+    counts += f", {len(plan.gone)} not in the file" if plan.gone else ""
     counts += f", {len(plan.skipped)} left out" if plan.skipped else ""
     if dry_run:
         return f"{plan.environment.name}: {counts}; nothing is changed"
     if told.seeded is not None:
         return f"{plan.environment.name}: {counts}; {told.seeded} seeds recorded"
-    changed = told.done and (plan.new or plan.differs or (told.removes and told.gone))
+    changed = told.done and (plan.new or plan.differs or (told.removes and plan.gone))
     return f"{plan.environment.name}: {counts}; {'done' if changed else 'nothing is changed'}"
 
 
@@ -225,6 +221,6 @@ def _stop(told: _Told, *, repin: bool) -> None:
         stop(Exit.REFUSED)
     if told.failed:
         stop(Exit.REFUSED if any(each.is_refused for each in told.failed) else Exit.UNAVAILABLE)
-    if not (plan.unchanged or plan.new or plan.differs or told.gone) and plan.skipped:
+    if not (plan.unchanged or plan.new or plan.differs or plan.gone) and plan.skipped:
         print_error("the file has nothing that could be pinned")
         stop(Exit.REFUSED)

@@ -13,6 +13,8 @@ from iarproxy.mirror.locking import Locking
 from iarproxy.oci import Digest, TagReference
 from iarproxy.oci.lock import WRITABLE, LockFormat, Skipped
 
+_TOLD = 100
+
 FormatOption = Annotated[
     LockFormat | None, typer.Option("--format", help="How to read the file; else its content says.", show_default=False)
 ]
@@ -39,9 +41,11 @@ def insist_writable(form: LockFormat) -> None:
 
 
 def tell_skipped(skipped: Sequence[Skipped]) -> None:
-    """What was not read, one line each."""
-    for each in skipped:
+    """What was not read, one line each; --json has all of it."""
+    for each in skipped[:_TOLD]:
         print_error(f"left out: {each}")
+    if len(skipped) > _TOLD:
+        print_error(f"left out: {len(skipped) - _TOLD} more; --json names them")
 
 
 def pair(reference: TagReference, digest: Digest) -> dict[str, str]:

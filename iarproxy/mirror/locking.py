@@ -43,7 +43,11 @@ class Differs:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What taking over a lock means for an environment; `gone`: pins there that the lock does not have."""
+    """What taking over a lock means for an environment.
+
+    Attributes:
+        gone: pins that the lock does not have, in an environment whose pins come from locks.
+    """
 
     environment: Environment
     unchanged: tuple[Locked, ...]
@@ -111,8 +115,8 @@ class Locking:
                 f"the environment {environment.name} takes pins by promotion only; `iarproxy lock import` into"
                 f" {environment.promote_from}, then `iarproxy promote`"
             )
-        pins = {each.reference: each async for each in self._ledger.within(environment.name).every_pin()}
         passed, skipped = self._judged(lock, environment)
+        pins = await self._pins_for(environment, [each.reference for each in passed])
         known = {each.reference for each in passed}
         return Plan(
             environment,
@@ -126,6 +130,14 @@ class Locking:
             tuple(pin for reference, pin in pins.items() if reference not in known),
             (*lock.skipped, *skipped),
         )
+
+    async def _pins_for(self, environment: Environment, references: Sequence[TagReference]) -> dict[TagReference, Pin]:
+        """The pins of these tags; where the file is all that there is, every pin of the environment."""
+        pins = self._ledger.within(environment.name)
+        found = await _several(pins.pin_of, references)
+        if environment.pins_from is PinsFrom.LOCK:
+            found += [each async for each in pins.every_pin()]
+        return {each.reference: each for each in found if each is not None}
 
     def _judged(self, lock: Lock, environment: Environment) -> tuple[list[Locked], list[Skipped]]:
         passed: list[Locked] = []
@@ -233,7 +245,7 @@ class Locking:
     async def pinned(self, environment: str, references: Sequence[TagReference]) -> dict[TagReference, Pinned]:
         """The pins of these tags, with what held indexes list."""
         pins = self._ledger.within(environment)
-        found = [await pins.pin_of(each) for each in references]
+        found = await _several(pins.pin_of, references)
         return {pin.reference: Pinned(pin.descriptor, await self._children(pin.descriptor)) for pin in found if pin}
 
     async def _children(self, descriptor: Descriptor) -> frozenset[Digest]:
