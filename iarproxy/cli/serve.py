@@ -165,8 +165,9 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             metrics,
             leaving=context.leaving,
             gauges=gauges,
+            environments=config.environments,
             standings=rooms.upstreams.standings,
-            readings=(partial(telling.readings, rooms), signing.readings),
+            readings=(partial(telling.readings, rooms), partial(telling.pin_readings, rooms), signing.readings),
         )
         chores.start(config.drift.interval)
         told.start()

@@ -67,6 +67,12 @@ async def waiting(rooms: Rooms) -> list[tuple[Receiver, int]]:
     return found
 
 
+async def pin_readings(rooms: Rooms) -> dict[str, float]:
+    """What /metrics tells of what waits for people, and of what they did; from the ledger, whoever did it."""
+    acts = {f'acts{{kind="{kind}"}}': float(count) for kind, count in sorted((await rooms.ledger.acts()).items())}
+    return {"withheld_tags": float(await rooms.ledger.waiting_count()), **acts}
+
+
 async def readings(rooms: Rooms) -> dict[str, float]:
     """What /metrics tells of webhooks."""
     found = await waiting(rooms)

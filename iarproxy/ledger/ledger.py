@@ -154,6 +154,10 @@ class Ledger(PinSet):
         """From how many tags, in all environments, something is withheld."""
         return await self._thread.read(admission.count)
 
+    async def acts(self) -> dict[str, int]:
+        """How often people did what, by the kind of the event."""
+        return await self._thread.read(journal.acts)
+
     # --- followed tags and links ------------------------------------------------------------------------------------
 
     async def followed(self, reference: TagReference) -> tuple[Descriptor, datetime] | None:

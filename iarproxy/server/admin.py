@@ -10,14 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
 from aiohttp import web
 
-from iarproxy.errors import IarproxyError, LedgerUnavailable, Malformed, StoreUnavailable, UnknownManifest
-from iarproxy.ledger import Damage, DriftState, Event, Pin, Recall, UseSummary
+from iarproxy.errors import (
+    IarproxyError,
+    LedgerUnavailable,
+    Malformed,
+    StoreUnavailable,
+    UnknownManifest,
+    UnknownName,
+)
+from iarproxy.ledger import DEFAULT, Damage, DriftState, Event, Pin, Recall, UseSummary, Withheld
 from iarproxy.metrics import CONTENT_TYPE, Metrics
 from iarproxy.mirror.spelling import (
     drift_as_json,
@@ -26,6 +33,7 @@ from iarproxy.mirror.spelling import (
     recall_as_json,
     upstream_as_json,
     used_as_json,
+    withheld_as_json,
 )
 from iarproxy.oci import Digest, TagReference, parse_reference
 from iarproxy.server.errors import answer_error
@@ -59,18 +67,8 @@ class RecallReads(Protocol):
         ...
 
 
-class LedgerReads(Protocol):
-    """What the face reads of the ledger."""
-
-    @property
-    def uses(self) -> UsesReads:
-        """What was served to whom."""
-        ...
-
-    @property
-    def recalls(self) -> RecallReads:
-        """What is recalled."""
-        ...
+class PinReads(Protocol):
+    """What the face reads of the pins of an environment."""
 
     async def pins(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Pin]:
         """One page of the current pins."""
@@ -88,6 +86,24 @@ class LedgerReads(Protocol):
         """The newest events about a tag."""
         ...
 
+    async def waiting(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Withheld]:
+        """One page of what is withheld."""
+        ...
+
+
+class LedgerReads(PinReads, Protocol):
+    """What the face reads of the ledger."""
+
+    @property
+    def uses(self) -> UsesReads:
+        """What was served to whom."""
+        ...
+
+    @property
+    def recalls(self) -> RecallReads:
+        """What is recalled."""
+        ...
+
     async def drifts(self) -> list[tuple[Pin, DriftState]]:
         """The pins under drift."""
         ...
@@ -98,6 +114,10 @@ class LedgerReads(Protocol):
 
     def damaged(self) -> list[Damage]:
         """What this process found damaged."""
+        ...
+
+    def within(self, environment: str) -> PinReads:
+        """The pins of an environment."""
         ...
 
 
@@ -131,6 +151,7 @@ class AdminFace:
     """The admin and probes applications of one worker.
 
     `readings`: what else /metrics tells, by the rest of its name, with its labels if it has any.
+    `environments`: those that there are beside the default one.
     """
 
     def __init__(
@@ -142,8 +163,10 @@ class AdminFace:
         gauges: Callable[[], Mapping[str, float]] = dict,
         standings: Callable[[], Awaitable[list[UpstreamStanding]]] = _none,
         readings: Sequence[Callable[[], Awaitable[Mapping[str, float]]]] = (),
+        environments: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._environments = (DEFAULT, *environments)
         self._rooms, self._metrics, self._leaving, self._clock = rooms, metrics, leaving, clock
         self._gauges, self._standings, self._readings = gauges, standings, readings
         self._counted: tuple[float, StoreStats] | None = None
@@ -153,6 +176,7 @@ class AdminFace:
         app = self.probes()
         app.router.add_get("/api/v1/pins", self._pins)
         app.router.add_get("/api/v1/pins/{reference:.+}", self._pin)
+        app.router.add_get("/api/v1/waiting", self._waiting)
         app.router.add_get("/api/v1/drift", self._drift)
         app.router.add_get("/api/v1/recalls", self._recalls)
         app.router.add_get("/api/v1/upstreams", self._upstreams)
@@ -200,24 +224,39 @@ class AdminFace:
 
     async def _pins(self, request: web.Request) -> web.Response:
         after, limit = _page(request)
-        pins = await self._rooms.ledger.pins(after=after, limit=limit)
+        pins = await self._set(request).pins(after=after, limit=limit)
         last = str(pins[-1].reference) if len(pins) == limit else None
         damaged = [{"reference": each.reference, "reason": each.reason} for each in self._rooms.ledger.damaged()]
         return _json({"pins": [pin_as_json(pin) for pin in pins], "next": last, "damaged": damaged})
 
     async def _pin(self, request: web.Request) -> web.Response:
         wanted = _tag(request.match_info["reference"])
-        pin = await self._rooms.ledger.pin_of(wanted)
+        pins = self._set(request)
+        pin = await pins.pin_of(wanted)
         if pin is None:
             raise UnknownManifest(f"{wanted} is not pinned")
-        drift = self._rooms.ledger.peek_drift(wanted)
-        events = await self._rooms.ledger.history(wanted)
+        drift = pins.peek_drift(wanted)
+        events = await pins.history(wanted)
         shown = {
             "drift": None if drift is None else drift_as_json(drift),
             "used": used_as_json(await self._rooms.ledger.uses.summary(wanted)),
             "history": [event_as_json(each) for each in events],
         }
         return _json({**pin_as_json(pin), **shown})
+
+    async def _waiting(self, request: web.Request) -> web.Response:
+        after, limit = _page(request)
+        found = await self._set(request).waiting(after=after, limit=limit)
+        last = str(found[-1].name.reference) if len(found) == limit else None
+        return _json({"waiting": [withheld_as_json(each) for each in found], "next": last})
+
+    def _set(self, request: web.Request) -> PinReads:
+        """The pins that the request is about."""
+        named = request.query.get("environment", DEFAULT)
+        if named not in self._environments:
+            known = ", ".join(self._environments)
+            raise UnknownName(f"no such environment: {named[:80]!r}; there are {known}")
+        return self._rooms.ledger.within(named)
 
     async def _drift(self, request: web.Request) -> web.Response:
         after, limit = _page(request)

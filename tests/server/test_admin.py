@@ -19,10 +19,12 @@ from aiohttp import ClientSession, web
 
 from iarproxy.errors import LedgerDamaged, StoreUnavailable
 from iarproxy.ledger import (
+    DEFAULT,
     Damage,
     DriftState,
     Event,
     EventKind,
+    Name,
     NotUsed,
     Pin,
     Recall,
@@ -30,12 +32,14 @@ from iarproxy.ledger import (
     Used,
     UseSummary,
     UsesUnreadable,
+    Withheld,
 )
 from iarproxy.metrics import Metrics, clear, forget
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_MANIFEST
 from iarproxy.server.admin import AdminFace
 from iarproxy.store import StoreStats
+from iarproxy.trust.admission import AwaitsApproval, CoolingDown, NotSeeded, SeedMismatch, Withholding
 from iarproxy.upstream import Spender, Standing, UpstreamStanding
 from iarproxy.upstream.limits import Quota
 
@@ -51,6 +55,7 @@ class FakeRooms:
 
     failure: Exception | None = None
     hangs: bool = False
+    empty: bool = False
     counted: int = 0
     ledger: Any = field(init=False)
     store: Any = field(init=False)
@@ -62,6 +67,16 @@ class FakeRooms:
         self.ledger = self.store = self.uses = self.recalls = self
         self.known = {each: Recall(each, NOW, "ann", "malware") for each in sorted(map(Digest.of, (b"1", b"2", b"3")))}
         self.all = [Pin(each, DESCRIPTOR, NOW, "https://registry-1.docker.io", 1) for each in REFERENCES]
+        whys: list[Withholding] = [
+            CoolingDown(NOW),
+            AwaitsApproval("why"),
+            SeedMismatch(DESCRIPTOR.digest),
+            NotSeeded(),
+        ]
+        names = [Name(DEFAULT, each) for each in REFERENCES[: len(whys)]]
+        self.candidates = [Withheld(name, OFFERED, NOW, "s", why) for name, why in zip(names, whys, strict=True)]
+        if self.empty:
+            self.all, self.candidates = [], []
         self.state = DriftState("drifted", OFFERED, NOW, NOW)
 
     async def pins(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Pin]:
@@ -77,6 +92,12 @@ class FakeRooms:
 
     async def history(self, reference: TagReference) -> list[Event]:
         return [Event(1, NOW, EventKind.PINNED, reference, "iarproxy", "", {"digest": "d"}, "h")]
+
+    async def waiting(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Withheld]:
+        return [each for each in self.candidates if after is None or each.name.reference > after][:limit]
+
+    def within(self, environment: str) -> FakeRooms:
+        return self if environment == DEFAULT else FakeRooms(empty=True)
 
     async def summary(self, _: TagReference) -> UseSummary:
         return self.used
@@ -145,6 +166,33 @@ async def test_recalls_are_listed_by_digest() -> None:
         _, rest = await client.get(f"/api/v1/recalls?after={second}")
         assert ([third], None) == ([each["digest"] for each in rest["recalls"]], rest["next"])
         assert 400 == (await client.get("/api/v1/recalls?after=me"))[0]
+
+
+async def test_what_waits_is_listed() -> None:
+    """A page at a time: what upstream offers for which tag, and why it is not its pin."""
+    async with face(FakeRooms()) as client:
+        status, page = await client.get("/api/v1/waiting?limit=3")
+        assert (200, ["cooling-down", "awaits-approval", "seed-mismatch"], str(REFERENCES[2])) == (
+            status,
+            [each["why"] for each in page["waiting"]],
+            page["next"],
+        )
+        _, rest = await client.get(f"/api/v1/waiting?after={page['next']}")
+        assert ([(str(REFERENCES[3]), "not-seeded", None)], None) == (
+            [(each["reference"], each["why"], each["detail"]) for each in rest["waiting"]],
+            rest["next"],
+        )
+
+
+async def test_each_environment_is_listed_by_itself() -> None:
+    """`environment` says whose pins are meant; where there is none of that name, the answer names those there are."""
+    async with face(FakeRooms(), environments=["prod"]) as client:
+        assert 5 == len((await client.get("/api/v1/pins?environment=default"))[1]["pins"])
+        assert [] == (await client.get("/api/v1/pins?environment=prod"))[1]["pins"]
+        assert [] == (await client.get("/api/v1/waiting?environment=prod"))[1]["waiting"]
+        assert 404 == (await client.get(f"/api/v1/pins/{REFERENCES[0]}?environment=prod"))[0]
+        status, answer = await client.get("/api/v1/pins?environment=nowhere")
+        assert (404, True) == (status, "default, prod" in str(answer))
 
 
 async def test_health() -> None:
