@@ -150,7 +150,8 @@ async def _tell_reach(
 ) -> None:
     with _progress(shown=not json) as looked:
         rest = (since + _WRITTEN - datetime.now(UTC)).total_seconds()
-        await asyncio.sleep(max(0.0, min(rest, _WRITTEN.total_seconds())))
+        if rooms.store.is_served():
+            await asyncio.sleep(max(0.0, min(rest, _WRITTEN.total_seconds())))
         found = await Reach(rooms.store, rooms.ledger).of(wanted, looked)
     unknown = [*found.unknown, *_never_known(rooms)]
     if json:

@@ -18,7 +18,7 @@ from iarproxy.ledger import DEFAULT, Ledger, Use
 from iarproxy.oci import MAX_MANIFEST, Digest, Manifest, TagReference, parse_manifest
 from iarproxy.store import Store
 
-_PAGE = 250
+PAGE = 250
 _REMEMBERED = 200_000  # manifests that contain nothing of it
 MOST_PULLS = 100_000
 _MOST_BELOW = 10_000
@@ -197,7 +197,7 @@ class Reach:
         page: list[Lead] = []
         async for lead in self._every_name():
             page.append(lead)
-            if len(page) == _PAGE:
+            if len(page) == PAGE:
                 yield page
                 page = []
         yield page
@@ -211,7 +211,7 @@ class Reach:
 
     async def _given(self) -> AsyncIterator[list[Digest]]:
         after: Digest | None = None
-        while page := await self._ledger.uses.manifests(after, _PAGE):
+        while page := await self._ledger.uses.manifests(after, PAGE):
             yield page
             after = page[-1]
 

@@ -139,6 +139,17 @@ class ServingLock:
             os.close(fd)
 
 
+def is_served(path: Path) -> bool:
+    """Whether the process that last took the lock at `path` is there; another one may have its number since."""
+    try:
+        os.kill(int(path.read_text("ascii")), 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 class Election:
     """Which of several processes does what only one should do: calling it tells whether this one is elected.
 

@@ -26,7 +26,7 @@ from iarproxy.store.claim import sweep
 from iarproxy.store.disk import Disk, OsDisk, translated
 from iarproxy.store.follow import Ingest
 from iarproxy.store.following import Following
-from iarproxy.store.layout import Election, ServingLock, index_of, prepare, replace_file
+from iarproxy.store.layout import Election, ServingLock, index_of, is_served, prepare, replace_file
 from iarproxy.store.means import Means, Patience
 from iarproxy.store.publish import Press
 from iarproxy.store.recount import recount
@@ -229,6 +229,10 @@ class Store:
         except OSError as error:
             raise ConfigError(f"{path}: {error.strerror}; check the store's permissions") from error
         return lock
+
+    def is_served(self) -> bool:
+        """Whether a `serve` runs on it, as far as the note of the last one tells; it takes no lock."""
+        return is_served(self.root / "serving.lock")
 
     def election(self, office: str) -> Election:
         """The election, among all processes that have this store open, of who does the work of `office`."""
