@@ -22,6 +22,10 @@ REFUSED = {
     f'{PROD}listen = ["127.0.0.1:5000"]': "environments.prod.listen names 127.0.0.1:5000, which server.listen has",
     f'{PROD}listen = ["[::1]:5000"]': "which server.listen has",
     f'{PROD}listen = ["127.0.0.1:5001"]': "which admin.listen has",
+    f'{PROD}listen = ["0.0.0.0:5000"]': "names 0.0.0.0:5000, which server.listen has",
+    f'{PROD}listen = ["[::]:5000"]': "names [::]:5000, which server.listen has",
+    f'{PROD}listen = ["localhost:5000"]': "names localhost:5000, which server.listen has",
+    f'{PROD}listen = ["0.0.0.0:5010"]\n{STAGING}listen = ["10.0.0.5:5010"]': "which environments.prod.listen has too",
     f'[admin]\nprobes = "127.0.0.1:5002"\n{PROD}listen = ["127.0.0.1:5002"]': "which admin.probes has",
     f'{PROD}listen = ["127.0.0.1:5010", "127.0.0.1:5010"]': "which environments.prod.listen has too",
     f'{PROD}listen = ["127.0.0.1:5010"]\n{STAGING}listen = ["127.0.0.1:5010"]': "environments.prod.listen has too",
@@ -44,6 +48,7 @@ REFUSED = {
     f'{PROD}path_prefix = "P"': "not the first part of a path",
     f'{PROD}hosts = ["http://prod.example"]': "environments.prod.hosts.0: not a host name",
     f'{PROD}listen = ["5010"]': "environments.prod.listen.0: not an address",
+    '[environments.prod]\npath_prefix = "p"\npins_form = "lock"': "pins_form: unknown key; did you mean pins_from?",
     f'{PROD}host = ["prod.example"]': "environments.prod.host: unknown key; did you mean hosts?",
 }
 

@@ -132,10 +132,12 @@ def _check_ways(environments: Mapping[str, EnvironmentSettings], around: Surroun
     taken: dict[tuple[str, str], str] = {}
     own = around.listeners | {value: f"{where}.{key}" for where, key, value in _ways(environments) if key == "listen"}
     for where, key, value in _ways(environments):
-        other = _meaning(key, value, around, own) or taken.get((key, value))
+        other = _meaning(key, value, around, own) or next(
+            (f"{before} has too" for (kind, had), before in taken.items() if kind == key and _overlap(had, value)), None
+        )
         if other is not None:
             raise ValueError(f"{where}.{key} names {value}, which {other}; choose another one")
-        taken[key, value] = f"{where}.{key} has too"
+        taken[key, value] = f"{where}.{key}"
 
 
 def _ways(environments: Mapping[str, EnvironmentSettings]) -> Iterator[tuple[str, str, str]]:
@@ -151,7 +153,7 @@ def _meaning(key: str, value: str, around: Surroundings, own: Mapping[str, str])
     """What `value` means already; None: nothing. `own`: all addresses, to the key that has each."""
     match key:
         case "listen":
-            return f"{around.listeners[value]} has" if value in around.listeners else None
+            return next((f"{holder} has" for had, holder in around.listeners.items() if _overlap(had, value)), None)
         case "hosts":
             return _meaning_of_host(value, around, own)
         case _:
@@ -168,6 +170,19 @@ def _meaning_of_host(host: str, around: Surroundings, own: Mapping[str, str]) ->
         return "is this machine's own address"
     key = next((key for address, key in own.items() if _name_of(address) == name), None)
     return None if key is None else f"is this server's own address ({key})"
+
+
+def _overlap(one: str, other: str) -> bool:
+    """Whether both are the same, or addresses of which one has what the other would take."""
+    if one == other:
+        return True
+    (host, _, port), (another, _, its) = one.rpartition(":"), other.rpartition(":")
+    if port != its or not (host and another) or "unix" in (host, another):
+        return False
+    hosts = {host.strip("[]"), another.strip("[]")}
+    if "0.0.0.0" in hosts:  # noqa: S104  # recognised, not bound
+        return not (host.startswith("[") or another.startswith("[")) or "::" in hosts
+    return "::" in hosts or ("localhost" in hosts and all(map(is_loopback, hosts)))
 
 
 def _is_upstream(text: str, around: Surroundings) -> bool:

@@ -124,7 +124,9 @@ def _canonical(sections: Any, where: str) -> Any:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    # a key that is missing is mostly one that is misspelled
+    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     location = [each for each in first["loc"] if not str(each).startswith("function-")]
     key = ".".join(f'"{each}"' if "." in str(each) else str(each) for each in location)
     if first["type"] == "extra_forbidden":
