@@ -1,6 +1,7 @@
-"""A process of its own that works on a ledger: `python ledger_worker.py race|ack|gap|uses PATH NUMBER COUNT`.
+"""A process of its own that works on a ledger: `python ledger_worker.py race|wait|ack|gap|uses PATH NUMBER COUNT`.
 
 race: pins COUNT tags, each to a digest of its own, in groups, and prints the digests that it was answered.
+wait: the same for tags whose rule asks for an approval, each twice; prints what it was answered.
 ack:  pins tags for ever and prints each one as it is answered, until it is killed.
 gap:  pins one tag and is killed after the commit, before the line in the journal file.
 uses: records COUNT times that 20 clients pulled one tag.
@@ -20,6 +21,8 @@ from iarproxy.ledger import Use, Uses
 from iarproxy.ledger.admission import admit
 from iarproxy.ledger.journal import Entry
 from iarproxy.oci import Tag
+from iarproxy.trust import Admission
+from iarproxy.trust.admission import Terms
 from ledger_world import APP, SOURCE, content, database, opened, pin_name, tag, utc_now
 
 GROUP = 20
@@ -34,6 +37,18 @@ async def race(path: Path, number: int, count: int) -> None:
             names = [tag(f"t{each}") for each in range(start, min(start + GROUP, count))]
             pins = await asyncio.gather(*(ledger.add(name, content(f"{number} {name}"), SOURCE) for name in names))
             answers.update({pin.reference.tag.value: str(pin.descriptor.digest) for pin in pins})
+    os.write(1, json.dumps(answers).encode())
+
+
+async def wait(path: Path, number: int, count: int) -> None:
+    answers = []
+    async with opened(path, empty=False) as ledger:
+        os.write(1, b"ready\n")
+        sys.stdin.readline()
+        for each in [*range(count), *range(count)]:
+            name = tag(f"t{each}")
+            found = await ledger.admit(name, content(f"{number} {name}"), SOURCE, Terms(Admission.APPROVED))
+            answers.append(f"{type(found).__name__} {found.descriptor.digest}")
     os.write(1, json.dumps(answers).encode())
 
 
@@ -78,6 +93,8 @@ if __name__ == "__main__":
     match what:
         case "race":
             asyncio.run(race(where, who, many))
+        case "wait":
+            asyncio.run(wait(where, who, many))
         case "ack":
             asyncio.run(ack(where, who, many))
         case "uses":
