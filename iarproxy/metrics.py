@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -31,6 +31,8 @@ class Metrics:
     Attributes:
         pins: first pins, by `upstream`.
         drifts: verdicts on pinned tags, by `upstream` and `verdict`.
+        drift_overdue: pins that were not checked within the interval, by `upstream`; `drift_oldest`: seconds since the
+            oldest check. The process that watches drift sets them.
         upstream: requests to upstreams, by `upstream` and `outcome` (2xx, 3xx, 4xx, 5xx, timeout, unreachable).
         fetched: bytes received from upstreams, by `upstream`.
         upstream_spent: requests to upstreams, by `upstream` and `kind` (manifest, head, blob, tags, referrers, token).
@@ -48,6 +50,8 @@ class Metrics:
     seconds: Histogram
     pins: Counter
     drifts: Counter
+    drift_overdue: Gauge
+    drift_oldest: Gauge
     upstream: Counter
     fetched: Counter
     upstream_spent: Counter
@@ -85,6 +89,8 @@ class Metrics:
             ),
             pins=Counter("iarproxy_pins", "First pins.", ["upstream"], registry=own),
             drifts=Counter("iarproxy_drift_checks", "Verdicts on pinned tags.", ["upstream", "verdict"], registry=own),
+            drift_overdue=_gauge("iarproxy_drift_overdue", "Pins not checked within the interval.", own),
+            drift_oldest=_gauge("iarproxy_drift_oldest_check_seconds", "Age of the oldest check.", own),
             upstream=Counter(
                 "iarproxy_upstream_requests", "Requests to upstreams.", ["upstream", "outcome"], registry=own
             ),
@@ -168,12 +174,17 @@ class Metrics:
         return bytes(generate_latest(everyone)) + "".join(gauges).encode("ascii")
 
 
+def _gauge(name: str, text: str, registry: CollectorRegistry) -> Gauge:
+    """One that only one process sets; what a process that has ended set counts no more."""
+    return Gauge(name, text, ["upstream"], registry=registry, multiprocess_mode="livemax")
+
+
 def _has_room(folder: Path) -> bool:
     """Whether the files that the library will map have all their bytes on the disk."""
     if not hasattr(os, "posix_fallocate"):
         return True
     try:
-        for kind in ("counter", "histogram"):
+        for kind in ("counter", "histogram", "gauge_livemax"):
             fd = os.open(folder / f"{kind}_{os.getpid()}.db", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, _MAPPED)

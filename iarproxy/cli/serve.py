@@ -142,7 +142,7 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
         rooms = await stack.enter_async_context(open_rooms(config, os.environ, metrics, checked=checked))
         elected = rooms.store.election("chores")
         stack.callback(elected.close)
-        chores = Chores(rooms.store, rooms.ledger, rooms.mirror.drift, elected)
+        chores = Chores(rooms.store, rooms.ledger, rooms.mirror.watch, elected)
         stack.push_async_callback(chores.close)
         told = telling.deliverer(rooms, metrics, elected)
         stack.push_async_callback(told.close)
@@ -169,7 +169,7 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             standings=rooms.upstreams.standings,
             readings=(partial(telling.readings, rooms), partial(telling.pin_readings, rooms), signing.readings),
         )
-        chores.start(config.drift.interval)
+        chores.start(config.drift.interval, config.drift.rate)
         told.start()
         return Faces(
             registry=registry.on,

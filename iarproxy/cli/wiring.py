@@ -23,6 +23,7 @@ from iarproxy.metrics import Metrics
 from iarproxy.mirror.checkpointing import Checkpointing
 from iarproxy.mirror.drift import Checked
 from iarproxy.mirror.mirror import Mirror
+from iarproxy.mirror.watch_plan import Tally
 from iarproxy.oci.routing import Routes
 from iarproxy.store import Store
 from iarproxy.upstream import Upstreams
@@ -131,6 +132,7 @@ async def open_rooms(
             private=any(each.has_credentials for each in config.upstreams.values()),
             record_clients=config.server.record_clients,
             on_verdict=lambda checked: _count_verdict(counted, checked),
+            on_tally=lambda upstream, tally: _note_tally(counted, upstream, tally),
             on_pin=lambda pin: counted.pins.labels(pin.reference.repository.registry).inc(),
         )
         stack.push_async_callback(mirror.close)
@@ -144,4 +146,10 @@ def checkpointing(rooms: Rooms) -> Checkpointing:
 
 def _count_verdict(metrics: Metrics, checked: Checked) -> None:
     upstream = checked.pin.reference.repository.registry
-    metrics.drifts.labels(upstream, type(checked.verdict).__name__.lower()).inc()
+    verdict = "acknowledged" if checked.acknowledged else type(checked.verdict).__name__.lower()
+    metrics.drifts.labels(upstream, verdict).inc()
+
+
+def _note_tally(metrics: Metrics, upstream: str, tally: Tally) -> None:
+    metrics.drift_overdue.labels(upstream).set(tally.overdue)
+    metrics.drift_oldest.labels(upstream).set(round(max(0.0, tally.oldest)))

@@ -11,6 +11,7 @@ Rule 4: at most `rows` rows and one in a hundred more for each process; none old
 from __future__ import annotations
 
 import asyncio
+import heapq
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +26,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from iarproxy.errors import IarproxyError, LedgerDamaged, LedgerUnavailable
-from iarproxy.ledger import schema, uses
+from iarproxy.ledger import schema, uses, uses_ranked
 from iarproxy.ledger.connection import connect, create_file, meaning_of, transaction
 from iarproxy.ledger.lock import FileLock
 from iarproxy.ledger.values import NotUsed, Use, UseSummary, UsesUnreadable
@@ -94,6 +95,21 @@ class Uses:
         nothing: list[str] = []
         found = await self._ask(lambda connection: uses.manifests(connection, behind, limit), nothing)
         return [Digest.parse(each) for each in found]
+
+    async def favourites(self, registry: str, limit: int) -> list[tuple[str, str]]:
+        """Repository and tag of the `limit` tags of an upstream that were used the most, the first one most.
+
+        Raises:
+            LedgerUnavailable, LedgerDamaged, ConfigError: when they cannot be read.
+        """
+        best: list[uses_ranked.Ranked] = []
+        after: uses_ranked.Subject | None = uses_ranked.START
+        while after is not None:
+            look = partial(uses_ranked.page, registry=registry, after=after)
+            nothing: tuple[list[uses_ranked.Ranked], uses_ranked.Subject | None] = [], None
+            found, after = await self._ask(look, nothing)
+            best = heapq.nlargest(limit, best + found)
+        return list(dict.fromkeys((repository, tag) for _, _, repository, tag in best))
 
     async def expire(self) -> int:
         """Forget what is too old to be kept; how many rows.

@@ -15,7 +15,7 @@ import structlog
 
 from iarproxy.errors import IarproxyError
 from iarproxy.ledger import Ledger
-from iarproxy.mirror.drift import DriftWatch
+from iarproxy.mirror.watch import DriftWatch
 from iarproxy.store import Store
 
 log = structlog.get_logger("iarproxy.chores")
@@ -41,14 +41,14 @@ class Chores:
         self._more: list[tuple[Callable[[], Awaitable[object]], float]] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    def start(self, drift_interval: timedelta) -> None:
-        """Start them; an interval of zero leaves the drift watch off."""
+    def start(self, drift_interval: timedelta, drift_rate: float = 10.0) -> None:
+        """Start them; an interval of zero leaves the drift watch off. `drift_rate`: see `DriftWatch.patrol`."""
         work = [self._for_ever(self._index, _INDEX_EVERY), self._for_ever(self._sweep, _SWEEP_EVERY)]
         work.append(self._for_ever(self._count, _COUNT_EVERY))
         work.append(self._for_ever(self._forget, _FORGET_EVERY))
         work += [self._for_ever(chore, every) for chore, every in self._more]
         if drift_interval:
-            work.append(self._drift.patrol(drift_interval, self._elected))
+            work.append(self._drift.patrol(drift_interval, self._elected, drift_rate))
         self._tasks = [asyncio.create_task(each, name=f"chore {number}") for number, each in enumerate(work)]
 
     def add(self, chore: Callable[[], Awaitable[object]], every: timedelta) -> None:

@@ -1,9 +1,10 @@
-"""Watching what upstream offers now for the tags that we pinned.
+"""What upstream offers now for one tag that we pinned, judged.
 
-Rule 1: never on the serving path; spread over the interval, with jitter. Unasked it leaves the last of a quota to
-        clients; a HEAD costs none.
-Rule 2: a HEAD is only a hint. An accusation is made on bytes that were fetched and hashed here.
-Rule 3: an accusation carries its evidence: both descriptors, upstream's headers, when, and a readable difference.
+Rule 1: never on the serving path. Unasked it leaves the last of a quota to clients; a HEAD costs none.
+Rule 2: a HEAD is only a hint. An accusation is made on bytes that were fetched and hashed here. What a HEAD may do
+        alone is to confirm: that the tag is steady, or that an accusation still stands whose bytes are here.
+Rule 3: an accusation carries its evidence (`evidence`), and the pinned content is fetched while upstream still has it,
+        before anything else is looked at.
 Rule 4: an upstream that does not answer is no verdict.
 Rule 5: nothing here changes a pin.
 Rule 6: an upstream that is itself a mirror serves its own pin, and tells in a header what its upstream offers. That is
@@ -14,14 +15,11 @@ Rule 6: an upstream that is itself a mirror serves its own pin, and tells in a h
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
 from typing import Any, assert_never
 
-import orjson
 import structlog
 
 from iarproxy.errors import (
@@ -33,36 +31,38 @@ from iarproxy.errors import (
     UnknownName,
     UpstreamUnavailable,
 )
-from iarproxy.ledger import Ledger, Pin
-from iarproxy.mirror.blobs import Blobs
+from iarproxy.ledger import DEFAULT, DriftState, Ledger, Pin
+from iarproxy.ledger.watching import Finding, Held
 from iarproxy.mirror.documents import Documents
+from iarproxy.mirror.evidence import Evidence
+from iarproxy.mirror.holding import Held as Holds
 from iarproxy.mirror.holding import Holding
-from iarproxy.mirror.spelling import describe
-from iarproxy.oci import Digest, Manifest, Repository, TagReference
+from iarproxy.oci import Digest, Manifest, TagReference
 from iarproxy.trust import Drifted, Mode, Steady, TagRule, Vanished, Verdict, judge, rule_for
-from iarproxy.upstream import Beyond, FetchedManifest, Purpose, Upstreams
+from iarproxy.upstream import Beyond, FetchedManifest, Purpose, Told, Upstreams
 
 log = structlog.get_logger("iarproxy.drift")
 
-_MAX_CONFIG = 1 << 20  # bytes of an image config that are read for the sake of its labels
 _AT_ONCE = 8  # checks that hints have started
-_LEAST_PAUSE = 0.05  # seconds between two checks, however many pins there are
-_STEP = 0.001  # seconds after a pin that is not checked, so that many of them do not take the ledger for themselves
-_LONGEST_PAUSE = 60.0  # seconds between two looks at what there is to check
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """The verdict on one pin, whether it is news, and the evidence where it accuses."""
+    """The verdict on one pin, whether it is news, and the evidence where it accuses.
+
+    Attributes:
+        acknowledged: a person said that this is expected.
+    """
 
     pin: Pin
     verdict: Verdict
     news: bool
-    evidence: dict[str, Any]
+    evidence: dict[str, Any] = field(default_factory=dict)
+    acknowledged: bool = False
 
 
-class DriftWatch:
-    """Checks pins against upstream, one at a time or all of them for ever."""
+class DriftCheck:
+    """Checks pins against upstream, one at a time."""
 
     def __init__(
         self,
@@ -70,19 +70,17 @@ class DriftWatch:
         ledger: Ledger,
         upstreams: Upstreams,
         documents: Documents,
-        blobs: Blobs,
         holding: Holding,
-        rules: tuple[TagRule, ...],
-        now: Callable[[], datetime],
+        evidence: Evidence,
+        rules: Sequence[TagRule],
         on_verdict: Callable[[Checked], None] = lambda _: None,
     ) -> None:
         self._ledger = ledger
         self._upstreams = upstreams
         self._documents = documents
-        self._blobs = blobs
         self._holding = holding
-        self._rules = rules
-        self._now = now
+        self._gather = evidence
+        self._rules = tuple(rules)
         self._on_verdict = on_verdict
         self._soon: set[asyncio.Task[None]] = set()
 
@@ -93,35 +91,86 @@ class DriftWatch:
         await asyncio.gather(*self._soon, return_exceptions=True)
 
     def soon(self, reference: TagReference) -> None:
-        """Check in the background, since there is a hint that the tag drifted; where too many wait, the patrol will."""
+        """Check in the background, since there is a hint that the tag drifted; where too many wait, the watch will."""
         if len(self._soon) < _AT_ONCE:
-            task = asyncio.create_task(self._check_quietly(reference), name=f"check {reference}")
+            task = asyncio.create_task(self._quietly(reference), name=f"check {reference}")
             self._soon.add(task)
             task.add_done_callback(self._soon.discard)
 
-    async def check(self, reference: TagReference, purpose: Purpose = Purpose.PERSON) -> Checked:
+    def is_watched(self, reference: TagReference) -> bool:
+        """Whether the tag can drift: its policy is to pin, and its upstream is configured."""
+        known = reference.repository.registry in self._upstreams
+        return known and rule_for(reference, self._rules).mode is Mode.PIN
+
+    async def watched(self, environment: str = DEFAULT) -> list[TagReference]:
+        """The pinned tags that can drift."""
+        pins = self._ledger.within(environment).every_pin()
+        return [pin.reference async for pin in pins if self.is_watched(pin.reference)]
+
+    async def check(
+        self, reference: TagReference, purpose: Purpose = Purpose.PERSON, environment: str = DEFAULT
+    ) -> Checked:
         """Ask upstream what it offers for a pinned tag, judge it, and record what is news.
 
         Raises:
             UnknownManifest: the tag is not pinned.
             Unavailable: upstream gave no answer that could be judged, or its quota is not for `purpose`.
         """
-        pin = await self._ledger.pin_of(reference)
+        pin = await self._ledger.within(environment).pin_of(reference)
         if pin is None:
             raise UnknownManifest(f"{reference} is not pinned; `iarproxy pins list` shows what is")
-        fetched = await self._offer(pin, purpose)
-        offered = await self._admitted(pin, fetched)
-        verdict = judge(pin.descriptor.digest, offered.descriptor.digest if offered else None)
-        if isinstance(fetched, Steady):
-            verdict = fetched
-        return await self._record(pin, verdict, offered, fetched)
+        return await self._judged(pin, await self._told(pin, purpose), purpose)
 
-    async def _offer(self, pin: Pin, purpose: Purpose) -> FetchedManifest | Steady | None:
+    async def watch(self, held: Held) -> Finding | None:
+        """As `check`, in the background; what is no news is returned, for the caller to record.
+
+        Raises:
+            Unavailable: as `check`.
+        """
+        pin, before = held
+        told = await self._told(pin, Purpose.BACKGROUND)
+        found = self._confirmed(pin, before, told)
+        if found is None:
+            await self._judged(pin, told, Purpose.BACKGROUND)
+            return None
+        acknowledged = before is not None and before.acknowledged is not None
+        self._on_verdict(Checked(pin, found.verdict, news=False, acknowledged=acknowledged))
+        if not isinstance(found.verdict, Steady):
+            await self._hold(pin)
+        return found
+
+    # --- what upstream offers ----------------------------------------------------------------------------------------
+
+    async def _told(self, pin: Pin, purpose: Purpose) -> Told | None:
+        """What a HEAD says; None: there is no such tag."""
+        upstream = self._upstreams[pin.reference.repository.registry]
+        try:
+            return await upstream.told(pin.reference.repository.name, pin.reference.tag, purpose)
+        except (UnknownManifest, UnknownName):
+            return None
+
+    def _confirmed(self, pin: Pin, before: DriftState | None, told: Told | None) -> Finding | None:
+        """What a HEAD alone is enough for; None: it is not, or there is news."""
+        stood = "steady" if before is None else before.verdict
+        if told is None:
+            return Finding(pin, Vanished(pin.descriptor.digest)) if stood == "vanished" else None
+        if told.beyond is not None and (told.beyond.digest is None or told.digest != pin.descriptor.digest):
+            return None
+        offered = told.digest if told.beyond is None else told.beyond.digest
+        if offered == pin.descriptor.digest:
+            return Finding(pin, Steady(offered)) if stood == "steady" else None
+        known = None if before is None else before.offered
+        if offered is None or known is None or known.digest != offered:
+            return None
+        if not self._documents.is_held(pin.reference.repository, offered):
+            return None
+        return Finding(pin, Drifted(pin.descriptor.digest, offered), known)
+
+    async def _offer(self, pin: Pin, told: Told | None, purpose: Purpose) -> FetchedManifest | Steady | None:
         """Upstream's bytes for the tag; Steady where a HEAD already names the pinned digest; None: it is gone."""
         upstream, name = self._upstreams[pin.reference.repository.registry], pin.reference.repository.name
-        with suppress(UnknownManifest, UnknownName):
-            told = await upstream.told(name, pin.reference.tag, purpose)
-            if told.digest == pin.descriptor.digest:
+        if told is not None and told.digest == pin.descriptor.digest:
+            with suppress(UnknownManifest, UnknownName):
                 return await self._offer_beyond(pin, told.beyond, purpose)
         try:
             fetched = await upstream.manifest(name, pin.reference.tag, purpose)
@@ -148,128 +197,40 @@ class DriftWatch:
             raise UpstreamUnavailable(text, upstream=upstream.name) from error
         return replace(fetched, headers=fetched.headers | {"iar-upstream-digest": str(beyond.digest)})
 
-    async def _admitted(self, pin: Pin, fetched: FetchedManifest | Steady | None) -> Manifest | None:
-        """The offered manifest, kept as evidence; no pin comes of it."""
-        if fetched is None or isinstance(fetched, Steady):
-            return None
-        return await self._documents.admit(pin.reference.repository, fetched)
+    # --- the verdict -------------------------------------------------------------------------------------------------
 
-    async def _record(
-        self, pin: Pin, verdict: Verdict, offered: Manifest | None, fetched: FetchedManifest | Steady | None
-    ) -> Checked:
-        evidence: dict[str, Any] = {}
-        if not isinstance(verdict, Steady):
-            evidence = await self._evidence(pin, offered, fetched)
-        news = await self._ledger.record_check(
-            pin.reference, verdict, offered.descriptor if offered else None, evidence
-        )
-        checked = Checked(pin, verdict, news, evidence)
+    async def _judged(self, pin: Pin, told: Told | None, purpose: Purpose) -> Checked:
+        fetched = await self._offer(pin, told, purpose)
+        if isinstance(fetched, Steady):
+            return await self._record(pin, fetched, None, {})
+        if fetched is None:
+            verdict = judge(pin.descriptor.digest, None)
+            await self._hold(pin)
+            return await self._record(pin, verdict, None, await self._gather.vanished(pin))
+        offered = await self._documents.admit(pin.reference.repository, fetched)  # as evidence; no pin comes of it
+        verdict = judge(pin.descriptor.digest, offered.descriptor.digest)
+        await self._hold(pin)
+        evidence = await self._gather.drifted(pin, offered, fetched, purpose)
+        return await self._record(pin, verdict, offered, evidence)
+
+    async def _hold(self, pin: Pin) -> None:
+        """Have the pinned content fetched, as far as it is not here: upstream may take it away next."""
+        if await self._holding.of(pin.descriptor.digest) is not Holds.COMPLETE:
+            self._holding.start(pin, layers=True)
+
+    async def _record(self, pin: Pin, verdict: Verdict, offered: Manifest | None, evidence: dict[str, Any]) -> Checked:
+        pins = self._ledger.within(pin.environment)
+        descriptor = None if offered is None else offered.descriptor
+        news = await pins.record_check(pin.reference, verdict, descriptor, evidence)
+        state = pins.peek_drift(pin.reference)
+        acknowledged = state is not None and state.acknowledged is not None
+        checked = Checked(pin, verdict, news, evidence, acknowledged)
         self._on_verdict(checked)
         if news:
-            self._tell(checked)
+            _tell(checked)
         return checked
 
-    def _tell(self, checked: Checked) -> None:
-        reference = str(checked.pin.reference)
-        match checked.verdict:
-            case Steady(pinned):
-                log.info("steady again", reference=reference, pinned=str(pinned))
-            case Drifted(pinned, offered):
-                log.error("drifted", reference=reference, pinned=str(pinned), offered=str(offered))
-                self._holding.start(checked.pin, layers=True)
-            case Vanished(pinned):
-                log.error("vanished", reference=reference, pinned=str(pinned))
-                self._holding.start(checked.pin, layers=True)
-            case _:
-                assert_never(checked.verdict)
-
-    async def _evidence(
-        self, pin: Pin, offered: Manifest | None, fetched: FetchedManifest | Steady | None
-    ) -> dict[str, Any]:
-        evidence: dict[str, Any] = {
-            "pinned": describe(pin.descriptor),
-            "pinned_at": pin.pinned_at.isoformat(),
-            "source": pin.source,
-            "seen_at": self._now().isoformat(),
-        }
-        if offered is not None and isinstance(fetched, FetchedManifest):
-            evidence |= {"offered": describe(offered.descriptor), "headers": fetched.headers}
-            evidence["offered_by"] = fetched.source
-            evidence["difference"] = await self._difference(pin, offered)
-        return evidence
-
-    async def _difference(self, pin: Pin, offered: Manifest) -> dict[str, Any]:
-        """What a person wants to know first: which layers, platforms and labels are other ones."""
-        repository = pin.reference.repository
-        try:
-            pinned = await self._documents.held(pin.descriptor.digest)
-        except UnknownManifest:
-            pinned = None
-        if pinned is None:
-            return {}
-        before, after = _facts(pinned), _facts(offered)
-        before["labels"] = await self._labels(repository, pinned)
-        after["labels"] = await self._labels(repository, offered)
-        return {key: {"pinned": before[key], "offered": after[key]} for key in before if before[key] != after[key]}
-
-    async def _labels(self, repository: Repository, manifest: Manifest) -> Any:
-        config = manifest.config
-        if config is None or config.size > _MAX_CONFIG:
-            return None
-        try:
-            raw = await self._blobs.small(repository, config)
-            return orjson.loads(raw).get("config", {}).get("Labels")
-        except (IarproxyError, orjson.JSONDecodeError, AttributeError):
-            return None  # a difference without labels is still evidence
-
-    # --- for ever ----------------------------------------------------------------------------------------------------
-
-    async def patrol(self, interval: timedelta, elected: Callable[[], bool]) -> None:
-        """Check every pinned tag once per `interval`, for ever; only the process that is `elected` asks upstream.
-
-        Pins are read as they are checked: however many there are, none waits in memory for its turn.
-        """
-        expected = 0
-        while True:
-            seen = 0
-            if elected():
-                expected = expected or await self._at_most()
-                seen = await self._round(_pause(interval, expected))
-            expected = seen
-            # New pins, and the end of whoever was elected, are noticed within the minute.
-            await asyncio.sleep(min(_pause(interval, seen), _LONGEST_PAUSE) * _jitter())
-
-    async def _round(self, pause: float) -> int:
-        """Check the pinned tags one after the other; how many there were."""
-        seen = 0
-        try:
-            async for pin in self._ledger.every_pin():
-                if self._is_watched(pin.reference):
-                    await asyncio.sleep(pause * _jitter())
-                    await self._check_quietly(pin.reference)
-                    seen += 1
-                else:
-                    await asyncio.sleep(_STEP)
-        except Unavailable as error:
-            log.warning("pins cannot be listed", reason=str(error))
-        return seen
-
-    async def _at_most(self) -> int:
-        """How many pins there may be: the first round would have to read all of them to know."""
-        try:
-            return await self._ledger.serial()
-        except Unavailable:
-            return 0
-
-    async def watched(self) -> list[TagReference]:
-        """The pinned tags that can drift: their policy is to pin, and their upstream is configured."""
-        return [pin.reference async for pin in self._ledger.every_pin() if self._is_watched(pin.reference)]
-
-    def _is_watched(self, reference: TagReference) -> bool:
-        known = reference.repository.registry in self._upstreams
-        return known and rule_for(reference, self._rules).mode is Mode.PIN
-
-    async def _check_quietly(self, reference: TagReference) -> None:
+    async def _quietly(self, reference: TagReference) -> None:
         try:
             await self.check(reference, Purpose.BACKGROUND)
         except (StoreUnavailable, Malformed, Unavailable) as error:
@@ -278,18 +239,17 @@ class DriftWatch:
             log.warning("not judged", reference=str(reference), reason=str(error))
 
 
-def _pause(interval: timedelta, pins: int) -> float:
-    return max(_LEAST_PAUSE, interval.total_seconds() / (pins + 1))
-
-
-def _jitter() -> float:
-    return random.uniform(0.5, 1.5)  # noqa: S311  # no secret
-
-
-def _facts(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "config": str(manifest.config.digest) if manifest.config else None,
-        "layers": [str(layer.digest) for layer in manifest.layers],
-        "platforms": {str(child.platform or "unknown"): str(child.descriptor.digest) for child in manifest.children},
-        "annotations": manifest.annotations,
-    }
+def _tell(checked: Checked) -> None:
+    reference, pinned = str(checked.pin.name), str(checked.verdict.pinned)
+    match checked.verdict:
+        case Steady():
+            log.info("steady again", reference=reference, pinned=pinned)
+        case Drifted(offered=offered) if checked.acknowledged:
+            log.info("drifted, as was acknowledged", reference=reference, pinned=pinned, offered=str(offered))
+        case Drifted(offered=offered):
+            summary = checked.evidence.get("summary")
+            log.error("drifted", reference=reference, pinned=pinned, offered=str(offered), difference=summary)
+        case Vanished():
+            log.error("vanished", reference=reference, pinned=pinned)
+        case _:
+            assert_never(checked.verdict)

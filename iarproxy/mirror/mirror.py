@@ -14,7 +14,8 @@ from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, Referrer
 from iarproxy.mirror.attaching import Attaching
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
-from iarproxy.mirror.drift import Checked, DriftWatch
+from iarproxy.mirror.drift import Checked, DriftCheck
+from iarproxy.mirror.evidence import Evidence
 from iarproxy.mirror.explain import Explain
 from iarproxy.mirror.foreign import ForeignBlobs
 from iarproxy.mirror.holding import Holding
@@ -29,6 +30,8 @@ from iarproxy.mirror.promotion_facts import Surveying
 from iarproxy.mirror.refusing import Refusing
 from iarproxy.mirror.usage import Usage
 from iarproxy.mirror.warm import Warm
+from iarproxy.mirror.watch import DriftWatch
+from iarproxy.mirror.watch_plan import Tally
 from iarproxy.oci import Digest, Platform, Repository, Tag, TagReference
 from iarproxy.store import Store
 from iarproxy.trust import RefusalForm, TagRule
@@ -57,6 +60,7 @@ class Mirror:
         record_clients: bool = True,
         now: Callable[[], datetime] = _utc_now,
         on_verdict: Callable[[Checked], None] = lambda _: None,
+        on_tally: Callable[[str, Tally], None] = lambda _upstream, _tally: None,
         on_pin: Callable[[Pin], None] = lambda _: None,
     ) -> None:
         self._on_pin = on_pin
@@ -121,15 +125,27 @@ class Mirror:
             now=now,
         )
         self._usage = Usage(ledger.uses, clients=record_clients)
-        self.drift = DriftWatch(
+        evidence = Evidence(
+            documents=documents, blobs=blobs, upstreams=upstreams, platforms=tuple(platforms), now=now
+        )
+        self.drift = DriftCheck(
             ledger=ledger,
             upstreams=upstreams,
             documents=documents,
-            blobs=blobs,
             holding=self.holding,
-            rules=tuple(rules),
-            now=now,
+            evidence=evidence,
+            rules=rules,
             on_verdict=on_verdict,
+        )
+        self.watch = DriftWatch(
+            book=ledger.watching,
+            check=self.drift.watch,
+            upstreams=upstreams.names,
+            environments=[each.name for each in (FIRST_FETCHES, *environments) if each.pins_first_fetches],
+            wanted=self.drift.is_watched,
+            favourites=ledger.uses.favourites,
+            now=now,
+            told=on_tally,
         )
 
     def _first_pin(self, pin: Pin) -> None:

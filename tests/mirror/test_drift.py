@@ -43,9 +43,10 @@ async def test_a_moved_tag_is_drift_with_evidence(world: World) -> None:
     new = world.registry.content.publish("team/app", "1", image(random_blob(100, 2), labels={"version": "2"}))
     checked = await world.mirror.drift.check(world.reference())
     assert (Drifted(old.digest, new.digest), True) == (checked.verdict, checked.news)
-    difference = checked.evidence["difference"]
-    assert {"pinned": {"version": "1"}, "offered": {"version": "2"}} == difference["labels"]
-    assert [str(new.layers[0])] == difference["layers"]["offered"]
+    [differing] = checked.evidence["difference"]["images"]
+    assert [{"what": "label version", "pinned": "1", "offered": "2"}] == differing["changes"]
+    assert [{"digest": str(new.layers[0]), "size": 100}] == differing["layers"]["added"]
+    assert "1 layer replaced (100 B), label version changed" == checked.evidence["summary"]
     assert world.store.find(new.digest) is not None
     answer = await world.tag()
     assert (old.digest, new.digest) == (answer.descriptor.digest, answer.offered)
