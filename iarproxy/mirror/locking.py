@@ -134,9 +134,9 @@ class Locking:
     async def _pins_for(self, environment: Environment, references: Sequence[TagReference]) -> dict[TagReference, Pin]:
         """The pins of these tags; where the file is all that there is, every pin of the environment."""
         pins = self._ledger.within(environment.name)
-        found = await _several(pins.pin_of, references)
         if environment.pins_from is PinsFrom.LOCK:
-            found += [each async for each in pins.every_pin()]
+            return {each.reference: each async for each in pins.every_pin()}
+        found = await _several(pins.pin_of, references)
         return {each.reference: each for each in found if each is not None}
 
     def _judged(self, lock: Lock, environment: Environment) -> tuple[list[Locked], list[Skipped]]:

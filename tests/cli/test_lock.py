@@ -121,6 +121,9 @@ def test_what_cannot_be_had_imports_nothing(machine: Machine) -> None:
     assert (4, True, {}) == (failed.code, f"{APP}:9: sha256:000" in failed.err, pinned(machine))
     seeded = machine.run("lock", "import", file, "--seeds")
     assert (0, True, {}) == (seeded.code, "2 seeds recorded" in seeded.out, pinned(machine))
+    machine.publish(3)
+    refused = machine.run("pull", REFERENCE)
+    assert (1, True, {}) == (refused.code, f"is expected to be {digest}" in refused.err, pinned(machine))
 
 
 def test_an_environment_of_locks(machine: Machine) -> None:

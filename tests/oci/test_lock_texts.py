@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,6 +117,24 @@ def test_what_is_written_is_read(lock: Lock) -> None:
         assert () == found.skipped
         assert kind == format_of(written.decode())
         assert written == write_lock(found, kind, "prod")
+
+
+def test_an_imageslock_for_any_reader() -> None:
+    """What is written is what every YAML library reads: imgpkg's fields, and kbld's id for the tag."""
+    lock = locked([entry(f"[::1]:5000/a:1@{A}"), entry(f"docker.io/library/nginx:1.20@{B}")])
+    assert {
+        "apiVersion": "imgpkg.carvel.dev/v1alpha1",
+        "kind": "ImagesLock",
+        "images": [
+            {"image": f"[::1]:5000/a@{A}", "annotations": {"kbld.carvel.dev/id": "[::1]:5000/a:1"}},
+            {
+                "image": f"docker.io/library/nginx@{B}",
+                "annotations": {"kbld.carvel.dev/id": "docker.io/library/nginx:1.20"},
+            },
+        ],
+    } == yaml.safe_load(write_lock(lock, LockFormat.IMAGESLOCK, "prod"))
+    empty = yaml.safe_load(write_lock(locked([]), LockFormat.IMAGESLOCK, "prod"))
+    assert [] == empty["images"]
 
 
 def test_only_some_formats_are_written() -> None:
