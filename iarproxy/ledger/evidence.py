@@ -27,7 +27,7 @@ _WHAT = "iarproxy proof of pins, version 1"
 _MOST = 100_000  # entries in a file
 PROVES = (
     "that these entries, word for word, are in the journal whose checkpoint was signed",
-    "that they were made in this order, and that between the first and the last of them no other pin of this name was",
+    "that they are this name's revisions, in order and from the first one on, with none left out between them",
 )
 PROVES_NOT = (
     "that the last of them was the last one when the checkpoint was signed: later ones may have been left out",
@@ -175,13 +175,14 @@ def _leads(ring: Keyring, trusted: VerifierKey, key: VerifierKey) -> bool:
 def _name(entries: Sequence[Entry], events: Sequence[Event], reference: str, environment: str) -> Name:
     """The name that all entries are about, whose revisions follow each other from the first one."""
     pinned: str | None = None
+    last = 0
     for number, (entry, each) in enumerate(zip(entries, events, strict=True), 1):
         if (str(each.reference), each.environment) != (reference, environment):
             raise Malformed(f"entry {each.serial}: is not about {reference} in {environment}")
         body = each.body if isinstance(each.body, dict) else {}  # type: ignore[redundant-expr]  # others' file
-        if entry.revision != number or body.get("previous") != pinned:
+        if entry.serial <= last or entry.revision != number or body.get("previous") != pinned:
             raise Malformed(f"entry {each.serial}: is revision {entry.revision} in place {number}: one is left out")
-        descriptor = body.get("descriptor")
+        last, descriptor = entry.serial, body.get("descriptor")
         pinned = descriptor.get("digest") if isinstance(descriptor, dict) else None
     wanted = events[0].reference
     if wanted is None:

@@ -22,6 +22,7 @@ from iarproxy.ledger.leases import Leases
 from iarproxy.ledger.memory import Memory
 from iarproxy.ledger.opening import open_database
 from iarproxy.ledger.pin_set import HISTORY, PinSet, Shared
+from iarproxy.ledger.reading import Reading
 from iarproxy.ledger.recalls import Recalls
 from iarproxy.ledger.seeds import Seeds
 from iarproxy.ledger.thread import LedgerThread
@@ -48,6 +49,7 @@ class Ledger(PinSet):
         deliveries: how far webhooks were told of the journal.
         leases: what somebody runs, and whose names stay.
         checkpoints: what was signed of the journal.
+        reading: the journal as a person reads it.
     """
 
     def __init__(self, path: Path, remembered: int, now: Callable[[], datetime]) -> None:
@@ -58,6 +60,7 @@ class Ledger(PinSet):
         self.deliveries = Deliveries(self._shared)
         self.leases = Leases(self._shared)
         self.checkpoints = Checkpoints(self._shared)
+        self.reading = Reading(self._shared)
         self.seeds = Seeds(self._shared)
         self.attached = Attached(self._shared)
         self.watching = Watching(self._shared)

@@ -1,0 +1,41 @@
+"""Where a command's document goes: to a new file of the user's, or to standard output.
+
+Rule: the file is opened before root is given up, is never one that exists, and is gone again where the command fails.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from iarproxy.errors import Refused
+
+
+@contextmanager
+def output(path: Path | None) -> Iterator[BinaryIO]:
+    """The new file `path`; None: standard output.
+
+    Raises:
+        Refused: it exists, or cannot be made.
+    """
+    if path is None:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    target = path.absolute()
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    except FileExistsError:
+        raise Refused(f"{target} exists; name a new file") from None
+    except OSError as error:
+        raise Refused(f"{target} cannot be made: {error.strerror}") from error
+    with os.fdopen(descriptor, "wb") as sink:
+        try:
+            yield sink
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
