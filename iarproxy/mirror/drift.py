@@ -90,10 +90,10 @@ class DriftCheck:
             task.cancel()
         await asyncio.gather(*self._soon, return_exceptions=True)
 
-    def soon(self, reference: TagReference) -> None:
+    def soon(self, reference: TagReference, environment: str = DEFAULT) -> None:
         """Check in the background, since there is a hint that the tag drifted; where too many wait, the watch will."""
         if len(self._soon) < _AT_ONCE:
-            task = asyncio.create_task(self._quietly(reference), name=f"check {reference}")
+            task = asyncio.create_task(self._quietly(reference, environment), name=f"check {reference}")
             self._soon.add(task)
             task.add_done_callback(self._soon.discard)
 
@@ -230,9 +230,9 @@ class DriftCheck:
             _tell(checked)
         return checked
 
-    async def _quietly(self, reference: TagReference) -> None:
+    async def _quietly(self, reference: TagReference, environment: str) -> None:
         try:
-            await self.check(reference, Purpose.BACKGROUND)
+            await self.check(reference, Purpose.BACKGROUND, environment)
         except (StoreUnavailable, Malformed, Unavailable) as error:
             log.info("not judged", reference=str(reference), reason=str(error))
         except IarproxyError as error:

@@ -62,7 +62,7 @@ class Manifests:
         refusal: RefusalForm,
         now: Callable[[], datetime],
         on_first_pin: Callable[[Pin], None],
-        on_hint: Callable[[TagReference], None],
+        on_hint: Callable[[Pin], None],
         environment: Environment = FIRST_FETCHES,
     ) -> None:
         self._environment = environment
@@ -214,7 +214,7 @@ class Manifests:
             log.info("pinned", reference=str(reference), digest=str(ours.digest), media_type=ours.media_type)
             self._on_first_pin(pin)
         if fetched.beyond is not None and fetched.beyond.digest != pin.descriptor.digest:
-            self._on_hint(pin.reference)
+            self._on_hint(pin)
         return pin
 
     async def _followed(self, reference: TagReference, rule: TagRule, purpose: Purpose) -> ManifestAnswer:

@@ -152,8 +152,8 @@ class Mirror:
         self.holding.start(pin, layers=False)
         self._on_pin(pin)
 
-    def _look_soon(self, reference: TagReference) -> None:
-        self.drift.soon(reference)
+    def _look_soon(self, pin: Pin) -> None:
+        self.drift.soon(pin.reference, pin.environment)
 
     async def close(self) -> None:
         """End what runs in the background. The rooms stay open: whoever opened them closes them."""

@@ -13,7 +13,8 @@ import pytest
 from iarproxy.ledger import DEFAULT, Change, EventKind
 from iarproxy.oci import Digest, Repository, Tag, TagReference, routing
 from images import Published, artifact, small_image
-from serving import Reply
+from registry_faults import Fault
+from serving import Reply, until
 from whole import HUB, OTHER, Whole, whole
 
 ONE, TWO = small_image(1), small_image(2)
@@ -220,6 +221,21 @@ async def test_staging_pins_by_itself(tmp_path: Path) -> None:
         assert ONE.raw == (await pulled(made, "/v2/", name=f"{OTHER}/team/app")).body
         assert TWO.raw == (await pulled(made, "/v2/staging/", name=f"{OTHER}/team/app")).body
         assert [DEFAULT, "staging"] == await made.rooms.ledger.environments()
+
+
+async def test_a_hint_of_drift_is_of_its_environment(tmp_path: Path) -> None:
+    """A parent that tells of drift with a first pin of staging has staging's pin checked at once, and warned of."""
+    async with a_whole(tmp_path) as made:
+        await pulled(made, "/v2/")
+        offered = made.upstream.content.publish("team/app", None, TWO)
+        hint = Fault(headers={"IAR-Upstream-Digest": str(offered.digest)})
+        made.upstream.faults.add("*/manifests/1", hint)
+        await made.ask("/v2/staging/team/app/manifests/1")
+        staging = made.rooms.ledger.within("staging")
+        await until(lambda: staging.peek_drift(APP) is not None, 20)
+        assert TWO.digest == staging.peek_drift(APP).offered.digest  # type: ignore[union-attr]  # the line above
+        assert None is made.rooms.ledger.peek_drift(APP)
+        assert "warning" in (await pulled(made, "/v2/staging/")).headers
 
 
 async def test_the_log_names_the_environment(tmp_path: Path) -> None:
