@@ -59,6 +59,7 @@ def _race(path: Path, what: str = "race", count: int = TAGS) -> list[Any]:
     return answers
 
 
+@pytest.mark.timeout(2 * BOUND)
 async def test_eight_processes_agree_on_first_pins(made: Path) -> None:
     """Eight processes race on each first pin with different digests: one winner, told to all, and to the table."""
     answers = await asyncio.to_thread(_race, made)

@@ -1,7 +1,7 @@
 """No sequence of fetches, drift checks, vanishings, restarts, clock jumps, reloads and seeds changes a pin: acts do.
 
 A mirror over a registry that moves and loses its tags, beside a model of a few dictionaries. What a client gets, or why
-not, and what is pinned, are predicted before each step. `IARPROXY_SEEDS=200` runs 150 longer sequences instead of 8.
+not, and what is pinned, are predicted before each step. `IARPROXY_SEEDS=200` runs 80 longer sequences instead of 8.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -295,10 +296,10 @@ class Pins(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
 
-TestPins = Pins.TestCase
+TestPins = pytest.mark.timeout(1800 if FULL else 120)(Pins.TestCase)
 TestPins.settings = settings(
-    max_examples=150 if FULL else 8,
-    stateful_step_count=60 if FULL else 30,
+    max_examples=80 if FULL else 8,
+    stateful_step_count=50 if FULL else 30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
