@@ -17,11 +17,11 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import orjson
 from sqlalchemy import Connection, column, delete, insert, select, table, text
 
 from iarproxy.errors import Conflict, DigestInvalid, Malformed, Recalled
-from iarproxy.ledger.journal import Entry
+from iarproxy.ledger import journal
+from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.rows import JOURNAL, is_intact, sealed, where
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.ledger.values import EventKind
@@ -30,7 +30,8 @@ from iarproxy.oci import Digest
 if TYPE_CHECKING:
     from iarproxy.ledger.pin_set import Shared
 
-MOST = 50_000  # digests that are recalled at a time; every worker holds them
+MOST = 10_000  # digests that are recalled at a time; each worker reads all of them when one changes
+MOST_AT_ONCE = 1000  # in one act
 MAX_REASON = 1000  # characters
 _SHOWN = 200  # characters of a person's words in an answer
 _KINDS = frozenset({EventKind.RECALLED, EventKind.UNRECALLED})
@@ -50,13 +51,14 @@ CREATE TABLE recalls (
     "CREATE INDEX journal_by_recall ON journal (serial) WHERE kind IN ('recalled', 'unrecalled')",
 )
 
-RECALLS = table(
-    "recalls",
-    *map(column, ("digest", "recalled_at", "actor", "reason", "within", "serial", "checksum")),
+_COLUMNS = ("digest", "recalled_at", "actor", "reason", "within", "serial", "checksum")
+RECALLS = table("recalls", *map(column, _COLUMNS))
+_UNREADABLE = (DigestInvalid, LookupError, TypeError, ValueError, AttributeError)
+_ENTRIES = text(  # without the hint SQLite may walk the journal by its serials
+    f"SELECT {', '.join(each.name for each in JOURNAL.columns)} "  # noqa: S608  # the names are ours
+    "FROM journal INDEXED BY journal_by_recall "
+    "WHERE kind IN ('recalled', 'unrecalled') AND serial > :serial ORDER BY serial"
 )
-_ABOUT = text("kind IN ('recalled', 'unrecalled')")  # no parameters: SQLite finds its partial index by this
-_ENTRIES = select(JOURNAL).where(_ABOUT).order_by(JOURNAL.c.serial)
-_NEWEST = select(JOURNAL.c.serial, JOURNAL.c.hash).where(_ABOUT).order_by(JOURNAL.c.serial.desc()).limit(1)
 _ROWS = select(RECALLS)
 _REPLACE = insert(RECALLS).prefix_with("OR REPLACE")
 _DELETE = delete(RECALLS).where(*where(RECALLS, "digest"))
@@ -88,6 +90,8 @@ class Recall:
 
 Known: TypeAlias = Mapping[Digest, Recall]
 NONE: Known = MappingProxyType({})
+_CACHED = "recalls"  # in `Connection.info`: where the journal ended when they were read, and what they were
+_NOTHING = Head(), NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +151,7 @@ class Recalls:
         """
         work = partial(_recall, digests=digests, reason=reason, actor=actor, within=within)
 
-        def keep(outcome: tuple[RecallOutcome, Known]) -> None:
-            self.keep(outcome[1])
-
-        return (await self._shared.thread.write(work, kept=keep))[0]
+        return (await self._shared.thread.write(work, kept=lambda outcome: self.keep(outcome[1])))[0]
 
     async def undo(self, digests: Sequence[Digest], *, reason: str, actor: str) -> list[Recall]:
         """A person's act: let these be served again; what they were. All of them or none.
@@ -161,25 +162,28 @@ class Recalls:
         """
         work = partial(_undo, digests=digests, reason=reason, actor=actor)
 
-        def keep(outcome: tuple[list[Recall], Known]) -> None:
-            self.keep(outcome[1])
-
-        return (await self._shared.thread.write(work, kept=keep))[0]
+        return (await self._shared.thread.write(work, kept=lambda outcome: self.keep(outcome[1])))[0]
 
 
 def read(connection: Connection) -> Known:
-    """All that is recalled (rule 2)."""
-    found: dict[Digest, Recall] = {}
-    for entry in [Entry(*row) for row in connection.execute(_ENTRIES)]:
+    """All that is recalled (rule 2). What the connection was told before is not read again."""
+    head, before = connection.info.get(_CACHED, _NOTHING)
+    last = journal.at_serial(connection, head.serial) if head.serial else None
+    if head.serial and (last is None or last.head != head):  # it was rolled back
+        head, before = _NOTHING
+        del connection.info[_CACHED]
+    entries = [Entry(*row) for row in connection.execute(_ENTRIES, {"serial": head.serial})]
+    found = dict(before)
+    for entry in entries:
         for digest in _named(entry):
             if entry.kind == EventKind.RECALLED:
                 found[digest] = _of_entry(entry, digest)
             elif entry.is_intact():
                 found.pop(digest, None)
-    for row in connection.execute(_ROWS):
-        if is_intact(RECALLS, row):
-            known = _of_row(row)
+    for known in map(_of_row, () if _CACHED in connection.info else connection.execute(_ROWS).all()):
+        if known is not None:
             found.setdefault(known.digest, known)
+    connection.info[_CACHED] = entries[-1].head if entries else head, MappingProxyType(found)
     return MappingProxyType(found)
 
 
@@ -205,25 +209,19 @@ def insist(connection: Connection, digest: Digest) -> None:
     Raises:
         Recalled: it is.
     """
-    newest = connection.execute(_NEWEST).one_or_none()
-    if newest is None:
-        return
-    head, known = connection.info.get("recalls", (None, NONE))
-    if head != tuple(newest):
-        known = read(connection)
-        connection.info["recalls"] = tuple(newest), known
+    known = read(connection)
     if digest in known:
         raise Recalled(f"{known[digest]}; `iarproxy recall --undo {digest}` lifts it", recalled=str(digest))
 
 
 def problems(connection: Connection) -> list[str]:
     """How table and journal disagree."""
+    connection.info.pop(_CACHED, None)
     rows = list(connection.execute(_ROWS))
     bad = sum(not is_intact(RECALLS, row) for row in rows)
     found = [f"{bad} rows of `recalls` fail their checksum; the journal keeps their digests denied"] if bad else []
     kept, known = {str(row.digest) for row in rows}, {str(each) for each in read(connection)}
-    missing = [f"the row of the recall of {each} is missing; the journal keeps it denied" for each in known - kept]
-    return found + sorted(missing)
+    return found + [f"the row of the recall of {each} is missing; it stays denied" for each in sorted(known - kept)]
 
 
 def _recall(
@@ -232,6 +230,8 @@ def _recall(
     words = _insist_on_words(reason, actor)
     before = read(tx.connection)
     fresh = [digest for digest in dict.fromkeys(digests) if digest not in before]
+    if len(fresh) > MOST_AT_ONCE:
+        raise Conflict(f"{len(fresh)} digests would be recalled; one act takes {MOST_AT_ONCE}")
     if len(before) + len(fresh) > MOST:
         raise Conflict(f"{len(before)} digests are recalled already; at most {MOST} can be at a time")
     for digest in fresh:
@@ -245,9 +245,9 @@ def _recall(
 def _undo(tx: Transaction, *, digests: Sequence[Digest], reason: str, actor: str) -> tuple[list[Recall], Known]:
     words = _insist_on_words(reason, actor)
     before = read(tx.connection)
-    strangers = [str(digest) for digest in digests if digest not in before]
-    if strangers:
-        raise Conflict(f"{strangers[0]} is not recalled; `iarproxy recall --list` shows what is")
+    stranger = next((digest for digest in digests if digest not in before), None)
+    if stranger is not None:
+        raise Conflict(f"{stranger} is not recalled; `iarproxy recall --list` shows what is")
     for digest in dict.fromkeys(digests):
         tx.append(EventKind.UNRECALLED, None, actor=actor, reason=words, body={"digest": str(digest)})
     return [before[digest] for digest in dict.fromkeys(digests)], read(tx.connection)
@@ -265,17 +265,21 @@ def _named(entry: Entry) -> Iterator[Digest]:
     """The digest that an entry is about, as far as it can be read, intact or not."""
     try:
         yield Digest.parse(entry.document()["digest"])
-    except (DigestInvalid, KeyError, TypeError, AttributeError, orjson.JSONDecodeError):
+    except _UNREADABLE:
         return
 
 
 def _of_entry(entry: Entry, digest: Digest) -> Recall:
-    if not entry.is_intact():
-        at = datetime.fromtimestamp(0, UTC)
-        return Recall(digest, at, "", "", damage=f"journal entry {entry.serial} fails its hash")
-    within = entry.document().get("within")
-    above = None if within is None else Digest.parse(within)
-    return Recall(digest, datetime.fromisoformat(entry.at), entry.actor, entry.reason, above)
+    damage = "" if entry.is_intact() else "fails its hash"
+    try:
+        within = entry.document().get("within")
+        above = None if within is None else Digest.parse(within)
+        at = datetime.fromisoformat(entry.at).astimezone(UTC)
+    except _UNREADABLE:
+        above, at, damage = None, datetime.fromtimestamp(0, UTC), damage or "cannot be read"
+    if damage:
+        return Recall(digest, at, "", "", damage=f"journal entry {entry.serial} {damage}")
+    return Recall(digest, at, entry.actor, entry.reason, above)
 
 
 def _row(recall: Recall, serial: int) -> dict[str, Any]:
@@ -290,6 +294,12 @@ def _row(recall: Recall, serial: int) -> dict[str, Any]:
     return sealed(RECALLS, row)
 
 
-def _of_row(row: Any) -> Recall:
-    within = Digest.parse(row.within) if row.within else None
-    return Recall(Digest.parse(row.digest), datetime.fromisoformat(row.recalled_at), row.actor, row.reason, within)
+def _of_row(row: Any) -> Recall | None:
+    """What an intact row says; None: it is damaged."""
+    if not is_intact(RECALLS, row):
+        return None
+    try:
+        within = Digest.parse(row.within) if row.within else None
+        return Recall(Digest.parse(row.digest), datetime.fromisoformat(row.recalled_at), row.actor, row.reason, within)
+    except _UNREADABLE:
+        return None

@@ -15,13 +15,14 @@ from typing import Literal, TypeAlias
 
 from iarproxy.errors import IarproxyError, ManifestInvalid, Refused
 from iarproxy.ledger import DEFAULT, Ledger, Use
+from iarproxy.ledger.recalls import MOST_AT_ONCE
 from iarproxy.oci import MAX_MANIFEST, Digest, Manifest, TagReference, parse_manifest
 from iarproxy.store import Store
 
 PAGE = 250
 _REMEMBERED = 200_000  # manifests that contain nothing of it
 MOST_PULLS = 100_000
-_MOST_BELOW = 10_000
+_MOST_BELOW = MOST_AT_ONCE - 1
 
 How: TypeAlias = Literal["pinned", "followed"]
 Looked: TypeAlias = Callable[[int], None]  # told how many more manifests were looked through

@@ -51,14 +51,18 @@ class Recalling:
 
     def is_clear(self, digest: Digest) -> bool:
         """Whether memory tells that the content may be served; False: ask `require`."""
-        if not self._known():
+        if not self._recalls.known:
             return True
+        self._known()
         until = self._until.get(digest)
         return until is not None and (until == math.inf or until > self._clock())
 
     def is_lasting(self, digest: Digest) -> bool:
         """Whether `is_clear` stays true until the recalls change."""
-        return not self._known() or self._until.get(digest) == math.inf
+        if not self._recalls.known:
+            return True
+        self._known()
+        return self._until.get(digest) == math.inf
 
     def insist(self, digest: Digest) -> None:
         """Return unless the digest itself is recalled.
