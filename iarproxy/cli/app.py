@@ -25,6 +25,7 @@ from iarproxy.cli.explain import explain
 from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption
 from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
+from iarproxy.cli.promote import promote
 from iarproxy.cli.recall import recall
 from iarproxy.cli.setup import setup
 from iarproxy.errors import Refused, Unavailable
@@ -43,6 +44,7 @@ app.add_typer(lock.app, name="lock")
 app.command()(diff.diff)
 app.command()(explain)
 app.command()(inspect.pull)
+app.command()(promote)
 app.command()(recall)
 app.command()(setup)
 app.add_typer(inspect.store_app, name="store")
