@@ -20,13 +20,14 @@ from typer.exceptions import TyperException
 from iarproxy import __version__
 from iarproxy import config as configuration
 from iarproxy.cli import demo as demo_command
-from iarproxy.cli import diff, drift, events, inspect, ledger, lock, pins, serve, telling
+from iarproxy.cli import diff, drift, events, inspect, journal, lease, ledger, lock, pins, serve, telling
 from iarproxy.cli.explain import explain
 from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption
 from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
 from iarproxy.cli.promote import promote
 from iarproxy.cli.recall import recall
+from iarproxy.cli.retain import retain
 from iarproxy.cli.setup import setup
 from iarproxy.errors import Refused, Unavailable
 
@@ -38,6 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(serve.serve)
+pins.app.command()(retain)
 app.add_typer(pins.app, name="pins")
 app.add_typer(drift.app, name="drift")
 app.add_typer(lock.app, name="lock")
@@ -49,7 +51,9 @@ app.command()(recall)
 app.command()(setup)
 app.add_typer(inspect.store_app, name="store")
 app.add_typer(ledger.app, name="ledger")
+app.add_typer(journal.app, name="journal")
 app.add_typer(events.app, name="events")
+app.add_typer(lease.app, name="lease")
 app.command()(demo_command.demo)
 
 

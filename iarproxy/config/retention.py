@@ -33,7 +33,7 @@ class RetentionSection(BaseModel):
     match: Glob
     environment: str = "default"
     semver: Annotated[Range | None, BeforeValidator(lambda value: value if value is None else _range(value))] = None
-    state: tuple[Literal["drifted", "vanished", "steady"], ...] | None = Field(None, min_length=1)
+    state: tuple[Literal["drifted", "vanished"], ...] | None = Field(None, min_length=1)
     pinned_age: Duration | None = None
     unused_for: Duration | None = Field(None, le=_KNOWN_FOR)
     pinned_within: Duration | None = None
@@ -49,7 +49,7 @@ class RetentionSection(BaseModel):
             other = Action.KEEP if self.action is Action.DELETE else Action.DELETE
             remedy = ", ".join(_OF_DELETE if self.action is Action.DELETE else _OF_KEEP)
             raise ValueError(f'{wrong[0]} belongs to action = "{other}"; beside "{self.action}" write {remedy}')
-        if self.action is Action.DELETE and not (self.pinned_age or self.unused_for or self.state):
+        if self.action is Action.DELETE and (self.pinned_age, self.unused_for, self.state) == (None, None, None):
             raise ValueError("a rule that deletes needs pinned_age, unused_for or state; write at least one")
         if "by" in self.model_fields_set and self.count is None:
             raise ValueError("by needs count; write both, or neither")

@@ -77,7 +77,7 @@ def to_bytes(event: Mapping[str, Any]) -> bytes:
 
 def explain_command(reference: TagReference, environment: str) -> str:
     """The command that tells where a name stands and why."""
-    within = "" if environment == DEFAULT else f" --environment {environment}"
+    within = "" if environment == DEFAULT else f" --env {environment}"
     return f"iarproxy explain {reference}{within}"
 
 
