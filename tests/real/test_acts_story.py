@@ -71,12 +71,12 @@ def test_removed_and_approved(world: World) -> None:
     """After `remove` every worker refuses with the command that brings the tag back; after it every worker serves."""
     first = world.registry.push("library/tiny", "1", image("first"))
     assert {200} == {each.status for each in _asked(world)}
+    before = len(world.registry.requests("/manifests/1"))
     _act(world, "remove", "tiny:1", "--digest", first.digest)
     command = f"iarproxy pins approve docker.io/library/tiny:1 --digest {first.digest} --reason TEXT"
     _obeyed(world, lambda answer: answer.status == 403 and command in answer.body.decode())
-    asked = len(world.registry.requests("/manifests/1"))
     assert {403} == {each.status for each in _asked(world) + _asked(world)}
-    assert asked == len(world.registry.requests("/manifests/1"))
+    assert len(world.registry.requests("/manifests/1")) <= before + WORKERS  # each asks once what is offered now
     waiting = world.proxy.command("pins", "list", "--waiting", "--json").json["waiting"]
     assert [first.digest] == [each["descriptor"]["digest"] for each in waiting]
     _act(world, "approve", "tiny:1", "--digest", first.digest)
