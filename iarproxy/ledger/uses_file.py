@@ -26,11 +26,12 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from iarproxy.errors import IarproxyError, LedgerDamaged, LedgerUnavailable
-from iarproxy.ledger import schema, uses, uses_ranked
+from iarproxy.ledger import schema, uses, uses_latest, uses_ranked
 from iarproxy.ledger.connection import connect, create_file, meaning_of, transaction
 from iarproxy.ledger.lock import FileLock
+from iarproxy.ledger.uses_latest import LatestUses
 from iarproxy.ledger.values import NotUsed, Use, UseSummary, UsesUnreadable
-from iarproxy.oci import Digest, Reference
+from iarproxy.oci import Digest, Reference, Repository
 
 NAME = "uses.db"
 KEPT = timedelta(days=90)  # addresses of clients are personal data
@@ -85,17 +86,6 @@ class Uses:
         except IarproxyError as error:
             return UsesUnreadable(str(error))
 
-    async def manifests(self, after: Digest | None, limit: int) -> list[Digest]:
-        """At most `limit` manifests that were given to anybody, in order, from behind `after` on. Fewer: that is all.
-
-        Raises:
-            LedgerUnavailable, LedgerDamaged, ConfigError: when they cannot be read.
-        """
-        behind = "" if after is None else str(after)
-        nothing: list[str] = []
-        found = await self._ask(lambda connection: uses.manifests(connection, behind, limit), nothing)
-        return [Digest.parse(each) for each in found]
-
     async def favourites(self, registry: str, limit: int) -> list[tuple[str, str]]:
         """Repository and tag of the `limit` tags of an upstream that were used the most, the first one most.
 
@@ -110,6 +100,28 @@ class Uses:
             found, after = await self._ask(look, nothing)
             best = heapq.nlargest(limit, best + found)
         return list(dict.fromkeys((repository, tag) for _, _, repository, tag in best))
+
+    async def manifests(self, after: Digest | None, limit: int) -> list[Digest]:
+        """At most `limit` manifests that were given to anybody, in order, from behind `after` on. Fewer: that is all.
+
+        Raises:
+            LedgerUnavailable, LedgerDamaged, ConfigError: when they cannot be read.
+        """
+        behind = "" if after is None else str(after)
+        nothing: list[str] = []
+        found = await self._ask(lambda connection: uses.manifests(connection, behind, limit), nothing)
+        return [Digest.parse(each) for each in found]
+
+    async def latest(self, repository: Repository) -> LatestUses | UsesUnreadable:
+        """When what of a repository was used last, and since when that is known; or why nobody can tell."""
+
+        def look(connection: Connection) -> LatestUses | UsesUnreadable:
+            return uses_latest.within(connection, repository, self._since())
+
+        try:
+            return await self._ask(look, UsesUnreadable("no use was recorded yet"))
+        except IarproxyError as error:
+            return UsesUnreadable(str(error))
 
     async def expire(self) -> int:
         """Forget what is too old to be kept; how many rows.
@@ -156,6 +168,7 @@ class Uses:
         with _failures(self.path):
             connection = self._opened()
             with transaction(connection, "IMMEDIATE"):
+                uses_latest.begin(connection, int(self._now().timestamp()))
                 new = uses.record(connection, batch)
                 uses.expire(connection, self._since(), _STEP)
                 crowded = (self._uncounted + new) * _SHARE >= self._rows
