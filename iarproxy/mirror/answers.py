@@ -44,6 +44,7 @@ class ManifestAnswer:
     Attributes:
         offered: under drift, what upstream offers now for the pinned tag; None: no drift is known.
         vanished: the tag is pinned but upstream no longer has it.
+        acknowledged: a person said that what upstream offers is expected.
         cached: nobody was asked for this answer.
         brief: it may be another one soon, without `Mirror.on_change` telling.
     """
@@ -54,6 +55,7 @@ class ManifestAnswer:
     standing: Standing
     offered: Digest | None = None
     vanished: bool = False
+    acknowledged: bool = False
     cached: bool = True
     brief: bool = False
 

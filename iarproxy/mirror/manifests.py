@@ -290,5 +290,6 @@ def _pinned_answer(pin: Pin, drift: DriftState | None, manifest: Manifest, *, ca
         standing=Pinned(pin.pinned_at),
         offered=drift.offered.digest if drift and drift.offered else None,
         vanished=drift is not None and drift.verdict == "vanished",
+        acknowledged=drift is not None and drift.acknowledged is not None,
         cached=cached,
     )

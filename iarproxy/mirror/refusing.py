@@ -113,7 +113,7 @@ def refused_as_absent(form: RefusalForm, environment: Environment, reference: Ta
 
 def refused_for_drift(pin: Pin, drift: DriftState | None, rule: TagRule) -> Denied | None:
     """Why a pinned tag is not served after upstream moved it; None: it is served."""
-    if drift is None or drift.offered is None:
+    if drift is None or drift.offered is None or drift.acknowledged is not None:
         return None
     offered = str(drift.offered.digest)
     match rule.on_drift:

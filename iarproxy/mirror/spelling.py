@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -36,6 +37,7 @@ def drift_as_json(drift: DriftState) -> dict[str, Any]:
         "offered": None if drift.offered is None else describe(drift.offered),
         "first_seen": drift.first_seen,
         "checked_at": drift.checked_at,
+        "acknowledged": None if drift.acknowledged is None else asdict(drift.acknowledged),
     }
 
 

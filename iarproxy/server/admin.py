@@ -26,6 +26,8 @@ from iarproxy.errors import (
 )
 from iarproxy.ledger import DEFAULT, Damage, DriftState, Event, Pin, Recall, UseSummary, Withheld
 from iarproxy.metrics import CONTENT_TYPE, Metrics
+from iarproxy.mirror import alarms
+from iarproxy.mirror.alarms import Accusations
 from iarproxy.mirror.spelling import (
     drift_as_json,
     event_as_json,
@@ -104,6 +106,11 @@ class LedgerReads(PinReads, Protocol):
         """What is recalled."""
         ...
 
+    @property
+    def watching(self) -> Accusations:
+        """The accusations of drift."""
+        ...
+
     async def drifts(self) -> list[tuple[Pin, DriftState]]:
         """The pins under drift."""
         ...
@@ -178,6 +185,7 @@ class AdminFace:
         app.router.add_get("/api/v1/pins/{reference:.+}", self._pin)
         app.router.add_get("/api/v1/waiting", self._waiting)
         app.router.add_get("/api/v1/drift", self._drift)
+        app.router.add_get("/api/v1/drift/{reference:.+}", self._drift_of)
         app.router.add_get("/api/v1/recalls", self._recalls)
         app.router.add_get("/api/v1/upstreams", self._upstreams)
         return app
@@ -252,19 +260,28 @@ class AdminFace:
 
     def _set(self, request: web.Request) -> PinReads:
         """The pins that the request is about."""
+        return self._rooms.ledger.within(self._environment(request))
+
+    def _environment(self, request: web.Request) -> str:
+        """The environment that the request is about."""
         named = request.query.get("environment", DEFAULT)
         if named not in self._environments:
             known = ", ".join(self._environments)
             raise UnknownName(f"no such environment: {named[:80]!r}; there are {known}")
-        return self._rooms.ledger.within(named)
+        return named
 
     async def _drift(self, request: web.Request) -> web.Response:
         after, limit = _page(request)
-        found = sorted(await self._rooms.ledger.drifts(), key=lambda each: each[0].reference)
-        rest = [(pin, drift) for pin, drift in found if after is None or pin.reference > after]
-        page = [{**pin_as_json(pin), "drift": drift_as_json(drift)} for pin, drift in rest[:limit]]
+        found = await alarms.drifting(self._rooms.ledger, self._environment(request))
+        rest = [each for each in found if after is None or each.pin.reference > after]
+        page = [alarms.alarm_as_json(each) for each in await alarms.with_evidence(self._rooms.ledger, rest[:limit])]
         last = page[-1]["reference"] if len(rest) > limit else None
         return _json({"drifts": page, "next": last})
+
+    async def _drift_of(self, request: web.Request) -> web.Response:
+        wanted = _tag(request.match_info["reference"])
+        found = await alarms.of(self._rooms.ledger, self._environment(request), wanted)
+        return _json(alarms.alarm_in_full(found))
 
     async def _recalls(self, request: web.Request) -> web.Response:
         limit, after = _limit(request), request.query.get("after", "")

@@ -14,7 +14,9 @@ MAX_WARNING = 4096  # bytes of all warnings of one answer (distribution-spec, "W
 
 
 def standing_headers(answer: ManifestAnswer, wanted: Tag | Digest) -> dict[str, str]:
-    """`IAR-Pin`, and under drift `IAR-Upstream-Digest` and `Warning`. Empty for a request by digest.
+    """`IAR-Pin`, and under drift `IAR-Upstream-Digest` and, unless a person acknowledged it, `Warning`.
+
+    Empty for a request by digest.
 
     `IAR-Upstream-Digest` is what upstream offers now, or `none`: it no longer has the tag. A mirror behind this one
     takes both for a hint (see `mirror.drift`).
@@ -69,8 +71,10 @@ def rfc3339(moment: datetime) -> str:
 
 def _drift(answer: ManifestAnswer, wanted: Tag | Digest) -> str:
     held = f"iarproxy: {answer.repository}:{wanted} stays {answer.descriptor.digest}"
+    if answer.acknowledged:
+        return ""
     if answer.offered is not None:
-        return f"{held}; upstream now offers {answer.offered}. `iarproxy drift list` shows the evidence"
+        return f"{held}; upstream now offers {answer.offered}. `iarproxy drift show` tells the difference"
     if answer.vanished:
         return f"{held}; upstream no longer has this tag"
     return ""

@@ -61,10 +61,11 @@ class FakeRooms:
     store: Any = field(init=False)
     uses: Any = field(init=False)
     recalls: Any = field(init=False)
+    watching: Any = field(init=False)
     used: UseSummary = field(default_factory=NotUsed)
 
     def __post_init__(self) -> None:
-        self.ledger = self.store = self.uses = self.recalls = self
+        self.ledger = self.store = self.uses = self.recalls = self.watching = self
         self.known = {each: Recall(each, NOW, "ann", "malware") for each in sorted(map(Digest.of, (b"1", b"2", b"3")))}
         self.all = [Pin(each, DESCRIPTOR, NOW, "https://registry-1.docker.io", 1) for each in REFERENCES]
         whys: list[Withholding] = [
@@ -107,6 +108,10 @@ class FakeRooms:
 
     async def drifts(self) -> list[tuple[Pin, DriftState]]:
         return [(pin, self.state) for pin in reversed(self.all[3:])]
+
+    async def accusations(self, names: list[Name]) -> list[Event | None]:
+        body = {"evidence": {"summary": "1 layer replaced (5 B)", "text": ["layer added"]}}
+        return [Event(7, NOW, EventKind.DRIFTED, each.reference, "iarproxy", "", body, "h") for each in names]
 
     def damaged(self) -> list[Damage]:
         return [Damage("docker.io/library/bad:1", "checksum")]
