@@ -72,14 +72,15 @@ async def _first_pulls(
 
 async def _accusation(rooms: Rooms, session: ClientSession, base: str, reference: TagReference) -> None:
     checked = await rooms.mirror.drift.check(reference)
-    verdict, difference = checked.verdict, checked.evidence.get("difference", {})
+    verdict = checked.verdict
     _step(
         6,
         "The mirror checks what upstream offers",
         f"verdict: {type(verdict).__name__.lower()}",
         f"pinned  {verdict.pinned}",
         f"offered {verdict.offered}" if isinstance(verdict, Drifted) else "",
-        f"evidence kept: manifests, headers, times, what differs: {', '.join(difference)}",
+        f"what differs: {checked.evidence.get('summary', '')}",
+        "evidence kept: both manifests, headers, times",
     )
     headers = (await _pull(session, base)).headers
     shown = (f"{name}: {headers.get(name, '')}" for name in ("IAR-Pin", "IAR-Upstream-Digest", "Warning"))
