@@ -6,6 +6,7 @@ import pytest
 
 from iarproxy.cli.app import run
 from iarproxy.oci import Digest
+from images import index, small_image
 from test_commands import REFERENCE, Machine, machine
 
 __all__ = ["machine"]
@@ -55,6 +56,25 @@ def test_a_recalled_digest_is_not_repinned_to(machine: Machine) -> None:
     assert 0 == machine.run("recall", new, "--reason", "advisory 7").code
     refused = machine.run("pins", "repin", REFERENCE, "--from", old, "--to", new, "--reason", "newer")
     assert (1, True) == (refused.code, "advisory 7" in refused.err)
+
+
+def test_an_index_is_recalled_alone_or_with_what_is_below_it(machine: Machine) -> None:
+    """Alone, what is below it is still served by digest, and that is said; --children takes it too, and lets it go."""
+    children = [small_image(number, platform=each) for number, each in enumerate(("linux/amd64", "linux/arm64"))]
+    top = machine.registry.registry.content.publish("team/app", "1", index(children))
+    below = {str(each.digest) for each in children}
+    by_digest = f"registry.example.com/team/app@{children[0].digest}"
+    assert 0 == machine.run("pull", REFERENCE).code
+    alone = machine.run("recall", str(top.digest), "--reason", "malware", "--json")
+    assert (below, True) == (set(alone.json["children_served"]), "2 manifests are still served" in alone.err)
+    assert (1, 0) == (machine.run("pull", REFERENCE).code, machine.run("pull", by_digest).code)
+    both = machine.run("recall", str(top.digest), "--children", "--reason", "malware", "--json").json
+    assert below == {each["digest"] for each in both["made"]}
+    assert {str(top.digest)} == {each["with"] for each in both["made"]}
+    assert 1 == machine.run("pull", by_digest).code
+    undone = machine.run("recall", "--undo", str(top.digest), "--children", "--reason", "false alarm", "--json").json
+    assert {str(top.digest), *below} == {each["digest"] for each in undone["undone"]}
+    assert (0, 0) == (machine.run("pull", REFERENCE).code, machine.run("pull", by_digest).code)
 
 
 @pytest.mark.parametrize(

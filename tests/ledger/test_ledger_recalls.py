@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 
 from iarproxy.errors import Conflict, Malformed, Recalled
-from iarproxy.ledger import Ledger, RecallOutcome, rebuild
+from iarproxy.ledger import EventKind, Ledger, RecallOutcome, rebuild, recalls
 from iarproxy.ledger.recalls import MAX_REASON, one_line
+from iarproxy.ledger.rows import checksum
+from iarproxy.ledger.transaction import Transaction
 from iarproxy.oci import Digest
-from ledger_world import SOURCE, STORE, Clock, content, opened, sql, tag
+from ledger_world import SOURCE, STORE, Clock, content, database, opened, sql, tag
 
 BAD, INDEX, CHILD = (Digest.of(each) for each in (b"bad", b"index", b"child"))
 WHY, WHO = "malware", "ann (uid 1000)"
@@ -146,6 +148,41 @@ async def test_a_damaged_entry_lets_nothing_go(path: Path) -> None:
         known = second.recalls.known
         assert {BAD, CHILD} == set(known)
         assert "fails its hash" in str(known[BAD])
+
+
+async def test_a_forged_row_ends_nothing(path: Path) -> None:
+    """A row whose checksum fits and whose words do not is no recall, and takes none away."""
+    async with opened(path) as first:
+        await recall(first, BAD)
+    values = ("sha256:nonsense", "yesterday", "eve", "x", "", 1)
+    sql(path, "INSERT INTO recalls VALUES (?, ?, ?, ?, ?, ?, ?)", *values, checksum("recalls", values))
+    async with opened(path, empty=False) as second:
+        assert {BAD} == set(second.recalls.known)
+
+
+async def test_what_was_rolled_back_is_not_remembered(path: Path) -> None:
+    """A recall in a transaction that is undone leaves nothing, in the process that tried it either."""
+    made = database(path)
+
+    def fail(tx: Transaction) -> None:
+        tx.append(EventKind.RECALLED, None, actor="a", reason="r", body=body)
+        assert {BAD} == set(recalls.read(tx.connection))
+        raise Conflict("undone")
+
+    body = {"digest": str(BAD)}
+    try:
+        [outcome] = made.write([fail])
+        assert isinstance(outcome, Conflict)
+        assert [{}] == [dict(each) for each in made.read([recalls.read]) if not isinstance(each, Exception)]
+    finally:
+        made.close()
+
+
+async def test_one_act_is_bounded(ledger: Ledger) -> None:
+    """More digests than one transaction should hold are refused, and none of them is recalled."""
+    with pytest.raises(Conflict, match="one act takes"):
+        await recall(ledger, *(Digest.of(str(number).encode()) for number in range(recalls.MOST_AT_ONCE + 1)))
+    assert {} == dict(ledger.recalls.known)
 
 
 def test_a_persons_words_become_one_line() -> None:
