@@ -88,6 +88,7 @@ async def a_world(
     refusal: str = "error",
     section: dict[str, Any] | None = None,
     environments: Sequence[Environment] = (),
+    platforms: Sequence[str] = ("linux/amd64",),
 ) -> AsyncIterator[World]:
     """A mirror of `registry` whose store is in `folder`; what is there already is used.
 
@@ -117,7 +118,7 @@ async def a_world(
             ledger=ledger,
             upstreams=upstreams,
             rules=settings.rules,
-            platforms=[Platform("linux", "amd64")],
+            platforms=[Platform.parse(each) for each in platforms],
             environments=environments,
             refusal=settings.server.refusal,
             private=password_file is not None,
