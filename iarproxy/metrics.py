@@ -39,6 +39,7 @@ class Metrics:
         upstream_refused: requests that were not sent, by `upstream` and `reason` (held, down, floor, full).
         upstream_remembered: questions answered by a "no" of a moment ago, by `upstream`.
         handshakes: of TLS, by `outcome` (done, late, plain, failed, left).
+        denials: answers of "no", by `reason` (recalled, policy, and the words that stop clients, such as tag-drift).
         events_delivered: events that a `webhook` took.
         events_failed: tries that failed, by `webhook`.
     """
@@ -58,6 +59,7 @@ class Metrics:
     upstream_refused: Counter
     upstream_remembered: Counter
     handshakes: Counter
+    denials: Counter
     events_delivered: Counter
     events_failed: Counter
 
@@ -108,6 +110,7 @@ class Metrics:
                 "iarproxy_upstream_remembered", "Answers from the negative cache.", ["upstream"], registry=own
             ),
             handshakes=Counter("iarproxy_tls_handshakes", "TLS handshakes.", ["outcome"], registry=own),
+            denials=Counter("iarproxy_denied", "Answers of no.", ["reason"], registry=own),
             events_delivered=Counter("iarproxy_events_delivered", "Events taken.", ["webhook"], registry=own),
             events_failed=Counter("iarproxy_events_failed", "Failed tries of events.", ["webhook"], registry=own),
         )
@@ -124,6 +127,10 @@ class Metrics:
         """Answers of the fast lane ended; see `server.ports.Count`. A histogram takes one at a time: not timed."""
         self.requests.labels(kind, upstream, "2xx", "sent", cache).inc(count)
         self.sent.labels(kind).inc(sent)
+
+    def denied(self, reason: str) -> None:
+        """Somebody was denied something; see `server.ports.Count`."""
+        self.denials.labels(reason).inc()
 
     def took(self, kind: str, seconds: float) -> None:
         """One of many answers took that long; see `server.ports.Count`."""

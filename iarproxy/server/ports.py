@@ -90,6 +90,10 @@ class Count(Protocol):
         """`count` answers of the fast lane ended: status 2xx, outcome `sent`. `sent`: bytes of all their bodies."""
         ...
 
+    def denied(self, reason: str) -> None:
+        """Policy, or upstream's access control, said no, in one word."""
+        ...
+
     def took(self, kind: str, seconds: float) -> None:
         """One of those took so long that it is worth noting."""
         ...

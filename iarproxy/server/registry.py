@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from iarproxy.errors import Malformed, Stopped, Unsupported
+from iarproxy.errors import Denied, Malformed, Recalled, Stopped, Unsupported
 from iarproxy.oci import Digest, Tag, TagReference
 from iarproxy.oci.request import BlobTarget, Catalog, ManifestTarget, Ping, ReferrersTarget, TagsTarget, parse_request
 from iarproxy.oci.routing import Place, Routes
@@ -125,11 +125,20 @@ class Answering:
             raise
         except Exception as error:  # noqa: BLE001  # the edge of the server: everything becomes an answer or a cut
             failure = answer_error(error, exchange.target)
+            self._note_denial(error)
             if exchange.status:
                 exchange.cut("broken")
                 return
             exchange.outcome = "refused"
             await exchange.send(failure)
+
+    def _note_denial(self, error: Exception) -> None:
+        """Count what policy denied; a client that is stopped is stopped for the same reasons."""
+        if self._face.count is not None and isinstance(error, Denied):
+            reason = (
+                error.reason if isinstance(error, Stopped) else "recalled" if isinstance(error, Recalled) else "policy"
+            )
+            self._face.count.denied(reason)
 
     async def _answer(self, exchange: Exchange) -> None:
         request = exchange.request
@@ -195,6 +204,7 @@ class Answering:
         agent = exchange.request.headers.get("User-Agent", "")
         if isinstance(wanted, Digest) or not falls_through(agent, exchange.namespace):
             raise stopped
+        self._note_denial(stopped)
         exchange.outcome = "refused"
         found = await self._mirror.refusal(TagReference(place.repository, wanted), stopped)
         return contents.refusal(found, str(stopped), contents.place_headers(place, wanted, exchange.namespace))
