@@ -52,7 +52,7 @@ def in_prod(upstream: Upstream, reference: str) -> str:
 
 def verified(tools: Tools, reference: str, key: Path) -> dict[str, Any]:
     """What cosign says of the record of a promotion: the whole statement."""
-    options = ["--key", key, "--type", PREDICATE, *PLAIN]
+    options: list[str | Path] = ["--key", key, "--type", PREDICATE, *PLAIN]
     said = tools("cosign", "verify-attestation", *options, reference)
     (envelope,) = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     statement: dict[str, Any] = json.loads(base64.b64decode(envelope["payload"]))
@@ -104,7 +104,7 @@ def test_another_key_does_not_verify(promoting: ArtifactWorld, tools: Tools, nam
     other = PrivateKey.made().public
     key = tools.folder / "other.pub"
     key.write_bytes(other.pem)
-    options = ["--key", key, "--type", PREDICATE, *PLAIN]
+    options: list[str | Path] = ["--key", key, "--type", PREDICATE, *PLAIN]
     tools.failing("cosign", "verify-attestation", *options, upstream.mirrored("team/app:1"))
     iarproxy(promoting, "promote", f"{name}/team/app:1", "--to", "prod", "--reason", "release 7")
     said = tools.failing("cosign", "verify-attestation", *options, in_prod(upstream, "team/app:1"))
