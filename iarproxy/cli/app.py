@@ -30,6 +30,7 @@ from iarproxy.cli.recall import recall
 from iarproxy.cli.retain import retain
 from iarproxy.cli.setup import setup
 from iarproxy.errors import Refused, Unavailable
+from iarproxy.trust import Admission
 
 app = typer.Typer(
     help="A pull-through mirror for OCI registries that pins every tag and refuses upstream drift, loudly.",
@@ -106,7 +107,9 @@ def check_config(
     for name, hook in settings.webhooks.items():
         out.print(f"  webhook     {name}: {', '.join(hook.events)}", markup=False)
     for rule in settings.rules:
-        out.print(f"  tags        {rule.match.text}: {rule.mode}, on drift {rule.on_drift}", markup=False)
+        first = "" if rule.admit is Admission.ANY else f", admits only what is {rule.admit}"
+        first += f", cools down for {rule.cool_down}" if rule.cool_down else ""
+        out.print(f"  tags        {rule.match.text}: {rule.mode}, on drift {rule.on_drift}{first}", markup=False)
 
 
 def main() -> None:

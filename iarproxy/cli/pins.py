@@ -119,6 +119,10 @@ async def _print_pins(rooms: Rooms, pins: PinSet, pattern: Pattern) -> None:
     if rows:
         table.print(rows)
     table.end("Nothing is pinned yet: the first pull of a tag pins it.")
+    waiting = await rooms.ledger.waiting_count()
+    if waiting:
+        count = "1 tag is" if waiting == 1 else f"{waiting} tags are"
+        out.print(f"\n{count} withheld; `iarproxy pins list --waiting` tells why.", markup=False)
 
 
 async def _standing(rooms: Rooms, pins: PinSet, pin: Pin) -> tuple[Pin, DriftState | None, Held]:

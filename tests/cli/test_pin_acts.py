@@ -103,6 +103,7 @@ def test_what_waits_is_listed_and_let_in(machine: Machine) -> None:
     listed = machine.run("pins", "list", "--waiting").out
     assert "cools down until" in listed
     assert "awaits approval" in listed
+    assert "2 tags are withheld" in machine.run("pins", "list").out
     _is_refused(machine.run("pins", "show", _named("new1")), digest, "cools down until")
     assert 0 == machine.run("pins", "approve", _named("new1"), "--digest", digest, *REASON).code
     assert digest == _pinned(machine, tag="new1")
@@ -137,6 +138,34 @@ def test_each_environment_has_acts_of_its_own(machine: Machine) -> None:
     assert 1 == len(machine.run("pins", "list", "--json", "--env", "dev").json["pins"])
     assert ["approved"] == [e["kind"] for e in machine.run("pins", "history", REFERENCE, "--env", "dev", "--json").json]
     assert 2 == machine.run("pins", "list", "--env", "nowhere").code
+
+
+def test_a_promotion_is_rolled_back(machine: Machine) -> None:
+    """In an environment of promotions a rollback promotes the earlier entry again; the default one is left alone."""
+    old = machine.publish(1)
+    machine.run("pull", REFERENCE)
+    promote = ("promote", REFERENCE, "--to", "prod", *REASON)
+    assert 0 == machine.run(*promote).code
+    new = machine.publish(2)
+    assert 0 == machine.run("pins", "repin", REFERENCE, "--from", old, "--to", new, *REASON).code
+    assert 0 == machine.run(*promote, "--replace", old).code
+    assert 0 == machine.run("pins", "rollback", REFERENCE, "--env", "prod", *REASON).code
+    assert (old, new) == (_pinned(machine, "--env", "prod"), _pinned(machine))
+    events = machine.run("pins", "history", REFERENCE, "--env", "prod", "--json").json
+    assert ["promoted", "promoted", "rolled-back"] == [each["kind"] for each in events]
+
+
+def test_no_act_leads_to_a_recalled_digest(machine: Machine) -> None:
+    """Neither repin, rollback nor approval: the refusal names the recall."""
+    bad = machine.publish(1)
+    machine.run("pull", REFERENCE)
+    good = machine.publish(2)
+    assert 0 == machine.run("pins", "repin", REFERENCE, "--from", bad, "--to", good, *REASON).code
+    assert 0 == machine.run("recall", bad, "--reason", "malware").code
+    _is_refused(machine.run("pins", "rollback", REFERENCE, *REASON), "recalled", bad)
+    _is_refused(machine.run("pins", "repin", REFERENCE, "--from", good, "--to", bad, *REASON), "recalled", bad)
+    _is_refused(machine.run("pins", "approve", _named("2"), "--digest", bad, *REASON), "recalled", bad)
+    assert good == _pinned(machine)
 
 
 def test_a_followed_tag_takes_no_pin(machine: Machine) -> None:
