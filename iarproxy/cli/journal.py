@@ -22,6 +22,7 @@ from iarproxy.ledger.audit import AuditReport, audit
 from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
 from iarproxy.ledger.journal import Entry
 from iarproxy.ledger.keyring import How, Keyed
+from iarproxy.ledger.recalls import one_line
 from iarproxy.ledger.values import Name
 from iarproxy.mirror.events import cloud_event, to_bytes
 from iarproxy.mirror.spelling import event_as_json
@@ -30,6 +31,7 @@ from iarproxy.trust.note import to_base64
 _PAGE = 200  # entries
 _MOST = 10_000  # entries shown at once
 _DETAIL = 80  # characters
+_FINDING = 1000  # characters
 
 app = typer.Typer(help="The journal: read it, verify it, prove it to others.", no_args_is_help=True)
 app.command()(journal_proofs.prove)
@@ -103,9 +105,9 @@ def _tell(report: AuditReport) -> None:
     for remark in report.remarks:
         out.print(f"remark      {remark}", markup=False)
     for finding in report.findings:
-        print_error(str(finding))
-    verdict = "all of it agrees" if report.ok else f"{len(report.findings)} problems; the first: {report.findings[0]}"
-    out.print(verdict, markup=False)
+        print_error(one_line(str(finding), _FINDING))
+    first = "" if report.ok else one_line(str(report.findings[0]), _FINDING)
+    out.print("all of it agrees" if report.ok else f"{len(report.findings)} problems; the first: {first}", markup=False)
 
 
 @app.command()
@@ -129,7 +131,7 @@ def show(
         return
     print_table(
         ["SERIAL", "WHEN", "WHAT", "ABOUT", "BY", "DETAIL"],
-        [[str(e.serial), when(e.at), e.kind.value, _about(e), e.actor, _detail(e)] for e in events],
+        [[str(e.serial), when(e.at), e.kind.value, _about(e), one_line(e.actor), _detail(e)] for e in events],
         empty="The journal has no such entries.",
     )
 
@@ -150,8 +152,7 @@ def _detail(event: Event) -> str:
     descriptor = body.get("descriptor") or body.get("offered")
     digest = descriptor.get("digest", "") if isinstance(descriptor, dict) else ""
     told = " ".join(filter(None, [digest, event.reason, str(body.get("key") or "")]))
-    line = " ".join(told.split())
-    return line if len(line) <= _DETAIL + len(digest) else f"{line[: _DETAIL + len(digest)]}..."
+    return one_line(told, _DETAIL + len(digest))
 
 
 @app.command()

@@ -24,6 +24,7 @@ from iarproxy.errors import LedgerDamaged, Malformed, Refused, UnknownManifest
 from iarproxy.ledger import DEFAULT, Event, checkpoint_file, evidence
 from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
 from iarproxy.ledger.keyring import origin_of
+from iarproxy.ledger.recalls import one_line
 from iarproxy.ledger.values import Name
 from iarproxy.mirror.spelling import event_as_json
 from iarproxy.trust import comparing
@@ -38,6 +39,8 @@ from iarproxy.trust.comparing import (
     Unrelated,
 )
 from iarproxy.trust.note import VerifierKey
+
+_LINE = 1000  # characters: a file from elsewhere is printed
 
 KeyOption = Annotated[
     str | None, typer.Option("--key", metavar="VKEY", help="The key that you trust, as `journal keys` prints it.")
@@ -99,7 +102,8 @@ def check(
     if json:
         print_json(_as_json(proven))
         return
-    out.print(f"{proven.name}: {len(proven.pins)} entries, in a journal of {proven.checkpoint.size}", markup=False)
+    name = one_line(str(proven.name), _LINE)
+    out.print(f"{name}: {len(proven.pins)} entries, in a journal of {proven.checkpoint.size}", markup=False)
     for each in proven.pins:
         out.print(f"  {each.serial:>8}  {when(each.at)}  {_told(each)}", markup=False)
     out.print(f"signed by   {proven.key}", markup=False)
@@ -134,7 +138,7 @@ def _told(event: Event) -> str:
     descriptor = event.body.get("descriptor")
     what = descriptor.get("digest") if isinstance(descriptor, dict) else "no pin"
     why = f": {event.reason}" if event.reason else ""
-    return f"{event.kind.value} {what} by {event.actor}{why}"
+    return one_line(f"{event.kind.value} {what} by {event.actor}{why}", _LINE)
 
 
 def proof(
