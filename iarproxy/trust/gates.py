@@ -16,6 +16,7 @@ from iarproxy.oci import Digest, TagReference
 
 MAX_REASONS = 10
 MAX_REASON = 300  # characters
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,18 @@ def _plain(text: str) -> str:
 def judge_age(facts: Facts, least: timedelta, now: datetime) -> Verdict:
     """Whether the digest has been here for `least`. Unknown, or in the future by our clock, is too young."""
     if facts.first_seen is None:
-        return Refused((f"nothing tells since when {facts.digest} is here, and it must be for {least}",))
-    age = now - facts.first_seen
-    if age < least:
-        return Refused((f"{facts.digest} is here since {facts.first_seen:%Y-%m-%dT%H:%M:%SZ}, for less than {least}",))
+        return Refused((f"nothing tells since when {facts.digest} is here, and it must be for {_spelled(least)}",))
+    if now - facts.first_seen < least:
+        since = f"{facts.first_seen:%Y-%m-%d %H:%M:%SZ}"
+        return Refused((f"{facts.digest} is here since {since}, for less than {_spelled(least)}",))
     return Allowed()
+
+
+def _spelled(duration: timedelta) -> str:
+    """As the configuration writes it."""
+    seconds = duration.total_seconds()
+    size, unit = next(((size, unit) for size, unit in _UNITS if seconds % size == 0), (1, "s"))
+    return f"{seconds / size:g}{unit}"
 
 
 def judge_result(result: Any, *, defined: bool) -> Verdict:

@@ -58,6 +58,14 @@ def test_age_fails_closed(first_seen: datetime | None, allowed: bool) -> None:  
     assert allowed is isinstance(verdict, Allowed)
 
 
+@pytest.mark.parametrize(("least", "spelled"), [(72, "3d"), (50, "50h"), (1.5, "90m"), (0.01, "36s")])
+def test_an_age_is_told_as_it_is_written(least: float, spelled: str) -> None:
+    """The refusal names the time that is asked for in the units of the configuration."""
+    verdict = judge_age(replace(FACTS, first_seen=NOW), timedelta(hours=least), NOW)
+    assert isinstance(verdict, Refused)
+    assert verdict.reasons[0].endswith(f"here since 2026-11-22 12:00:00Z, for less than {spelled}")
+
+
 @pytest.mark.parametrize(
     ("result", "expected"),
     [
