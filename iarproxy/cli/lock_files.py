@@ -52,12 +52,14 @@ def tree(file: str) -> Iterator[tuple[str, bytes]]:
     """A file, or the manifests in a folder and below it, by name.
 
     Raises:
-        Refused: one cannot be read, or there are too many.
+        Refused: one cannot be read, or there are too many, or none.
     """
     if file == STANDARD or not Path(file).is_dir():
         yield shown(file), read(file)
         return
     found = sorted(each for each in Path(file).rglob("*") if each.suffix.lower() in _MANIFESTS and each.is_file())
+    if not found:
+        raise Refused(f"{file}: no manifests ({', '.join(_MANIFESTS)}) in this folder or below it; name another one")
     if len(found) > _MAX_FILES:
         raise Refused(f"{file}: {len(found)} manifests; at most {_MAX_FILES} are read, name a smaller folder")
     size = 0

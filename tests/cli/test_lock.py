@@ -208,6 +208,10 @@ def test_the_lock_of_a_cluster(machine: Machine) -> None:
     (machine.folder / "tree").mkdir()
     (machine.folder / "tree" / "pods.json").write_text(json.dumps(pods))
     (machine.folder / "tree" / "README.md").write_text("no manifest")
+    (machine.folder / "empty").mkdir()
+    empty = machine.run("lock", "from-cluster", "empty", "-o", "cluster.lock")
+    assert (1, False) == (empty.code, (machine.folder / "cluster.lock").exists())
+    assert "empty: no manifests" in empty.err
     found = machine.run("lock", "from-cluster", "tree", "-o", "cluster.lock")
     assert (0, True) == (found.code, f"not resolved: {APP}:7" in found.err)
     lines = (machine.folder / "cluster.lock").read_text().splitlines()
