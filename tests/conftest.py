@@ -37,6 +37,7 @@ GRACE = 2.0  # seconds that closing files, threads and processes may take to be 
 PACKAGES = {
     "ctr": "containerd",
     "systemd-analyze": "systemd",
+    "promtool": "prometheus",
 }  # the Debian package of a program, where the names differ
 ELSEWHERE = {"conformance": "for conformance see tests/real/test_conformance.py"}  # no package has it
 FILES = Path("/proc/self/fd")

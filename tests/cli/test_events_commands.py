@@ -48,8 +48,9 @@ async def working(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         await faces.close()
 
 
-async def metrics_of(faces: Faces) -> dict[str, float]:
-    """What /metrics says, by name and labels."""
+async def metrics_text(faces: Faces) -> str:
+    """What /metrics says."""
+    assert faces.admin is not None
     runner = web.AppRunner(faces.admin, access_log=None)
     await runner.setup()
     await (site := web.TCPSite(runner, "127.0.0.1", 0)).start()
@@ -61,6 +62,12 @@ async def metrics_of(faces: Faces) -> dict[str, float]:
     finally:
         await site.stop()
         await runner.cleanup()
+    return text
+
+
+async def metrics_of(faces: Faces) -> dict[str, float]:
+    """The same, by name and labels."""
+    text = await metrics_text(faces)
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#") and " " in line]
     return {name: float(value) for name, _, value in lines}
 
