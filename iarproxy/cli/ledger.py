@@ -19,6 +19,8 @@ from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.options import ConfigOption, JsonOption, load, run
 from iarproxy.cli.output import Exit, out, print_error, print_json, stop
 from iarproxy.cli.wiring import Rooms, become_owner
+from iarproxy.config import Config
+from iarproxy.mirror.checkpointing import Checkpointing
 from iarproxy.store import Store
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the journal with your name.")]
@@ -75,11 +77,28 @@ def _offline(
         store = Store.open(settings.store.path, max_size=settings.store.max_size)
         try:
             with closing(store.lock_for_serving()):
-                return await act(settings.ledger_path, store.identity)
+                report = await act(settings.ledger_path, store.identity)
+                await _take_back(settings, store.identity)
+                return report
         finally:
             await store.close()
 
     return asyncio.run(inside())
+
+
+async def _take_back(settings: Config, identity: str) -> None:
+    """Bring back the checkpoints that are not in the journal, from where they were copied."""
+    path = settings.ledger_path
+    ledger = await ledgers.Ledger.open(path, store_identity=identity, store_is_empty=False, create=False)
+    try:
+        taken = await Checkpointing(ledger, settings.journal_key, settings.journal.checkpoint_file).take_back()
+        last = (await ledger.checkpoints.standing()).last
+    finally:
+        await ledger.close()
+    if taken:
+        out.print(f"{taken} checkpoints taken back from {settings.journal.checkpoint_file}", markup=False)
+    elif last is None:
+        out.print("checkpoints begin anew; of those before it only copies tell", markup=False)
 
 
 def _tell(done: str, report: ledgers.RecoveryReport) -> None:

@@ -144,6 +144,27 @@ class Checkpoints:
             raise LedgerDamaged("the checkpoint after the rotation cannot be read; run `iarproxy journal verify`")
         return made
 
+    async def take_back(self, copies: Sequence[SignedCheckpoint]) -> int:
+        """Keep the copies that are newer than the table's last and hold; how many. For a table that was lost.
+
+        Raises:
+            LedgerDamaged: a copy that the journal's key signed disagrees with the journal.
+        """
+        async with self._turn:
+            now = await self.standing()
+            before = 0 if now.last is None else now.last.size
+            newer = {
+                each.size: each for each in copies if before < each.size <= now.head.serial and _is_ours(each, now)
+            }
+            tree = Tree()
+            for size, copy in sorted(newer.items()):
+                await self._fill(tree, size)
+                if tree.root() != copy.checkpoint.root:
+                    raise LedgerDamaged(f"the journal is not what a copy of its checkpoint of {size} entries says")
+            for size in sorted(newer):
+                await self._shared.thread.write(partial(checkpoint_rows.append, made=newer[size]))
+            return len(newer)
+
     async def inclusion(self, serials: Sequence[int], size: int) -> tuple[bytes, list[list[bytes]]]:
         """The root of the first `size` entries, and for each of `serials` the proof that it is among them.
 
@@ -230,6 +251,14 @@ class Checkpoints:
                 if serial != tree.size + 1 or leaf is None:
                     raise LedgerDamaged(f"journal entry {tree.size + 1} is missing or damaged")
                 tree.append(leaf)
+
+
+def _is_ours(copy: SignedCheckpoint, now: Standing) -> bool:
+    """Whether a key of this journal signed it."""
+    try:
+        return copy.checkpoint.origin == now.ring.origin and bool(copy.note.signers(now.ring.verifiers()))
+    except Malformed:
+        return False
 
 
 def _succession(file: KeyFile, now: Keyring, *, lost: bool) -> dict[str, Any]:

@@ -59,6 +59,18 @@ class Checkpointing:
         await self.tell(made)
         return made
 
+    async def take_back(self) -> int:
+        """Bring the checkpoints that were copied to the file back into a ledger that lost them; how many.
+
+        Raises:
+            LedgerDamaged: the journal disagrees with one of them.
+            Refused: the file cannot be read.
+        """
+        if self._file is None or not await asyncio.to_thread(_has_content, self._file):
+            return 0
+        copies = await asyncio.to_thread(lambda file: list(checkpoint_file.read(file)), self._file)
+        return await self._ledger.checkpoints.take_back(copies)
+
     async def tell(self, made: SignedCheckpoint) -> None:
         """Let it leave the machine."""
         log.info("checkpoint", size=made.size, checkpoint=str(made.note))
@@ -81,3 +93,10 @@ class Checkpointing:
             age = max(0.0, (self._now() - now.last.at).total_seconds())
             told |= {"checkpoint_size": now.last.size, "checkpoint_age_seconds": age}
         return told
+
+
+def _has_content(file: Path) -> bool:
+    try:
+        return file.stat().st_size > 0
+    except OSError:
+        return False

@@ -199,3 +199,18 @@ def test_export(history: Machine) -> None:
     assert ["created", "pinned", "repinned"] == [each["type"].removeprefix("dev.iarproxy.") for each in events]
     assert {"1.0"} == {each["specversion"] for each in events}
     assert 1 == history.run("journal", "export", "-o", "/nowhere/events").code
+
+
+def test_a_rebuilt_ledger_takes_its_checkpoints_back(history: Machine) -> None:
+    """From the file that they were copied to; without one they begin anew, and it says so."""
+    history.run("journal", "checkpoint")
+    ledger(history).unlink()
+    rebuilt = history.run("ledger", "rebuild")
+    assert 0 == rebuilt.code
+    assert f"1 checkpoints taken back from {history.folder}/witness" in rebuilt.out
+    assert "1 hold, up to entry 4" in history.run("journal", "verify").out
+    (history.folder / "witness").unlink()
+    ledger(history).unlink()
+    rebuilt = history.run("ledger", "rebuild")
+    assert (0, True) == (rebuilt.code, "checkpoints begin anew" in rebuilt.out)
+    assert 0 == history.run("journal", "verify").code
