@@ -77,7 +77,7 @@ class Explain:
         self._holding = holding
         self._rules = rules
         self._upstreams = upstreams
-        self._environments = {each.name: each for each in (FIRST_FETCHES, *environments)}
+        self._environments = {each.name: each for each in environments}
 
     async def reference(self, reference: Reference, environment: str = FIRST_FETCHES.name) -> Explanation:
         """Everything known here about the reference. The environment is configured.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
@@ -43,6 +44,104 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a mirror is made over, and the use cases that need most of it. The default environment comes first."""
+
+    store: Store
+    ledger: Ledger
+    upstreams: Upstreams
+    rules: tuple[TagRule, ...]
+    environments: tuple[Environment, ...]
+    platforms: tuple[Platform, ...]
+    now: Callable[[], datetime]
+
+    def resolving(
+        self,
+        documents: Documents,
+        refusal: RefusalForm,
+        on_first_pin: Callable[[Pin], None],
+        on_hint: Callable[[Pin], None],
+    ) -> Callable[..., Manifests]:
+        """What resolves the names of an environment, which is still to be given."""
+        return partial(
+            Manifests,
+            ledger=self.ledger,
+            upstreams=self.upstreams,
+            documents=documents,
+            rules=self.rules,
+            refusal=refusal,
+            now=self.now,
+            on_first_pin=on_first_pin,
+            on_hint=on_hint,
+        )
+
+    def listings(self, documents: Documents, manifests: Manifests) -> Listings:
+        """Tag lists and referrers."""
+        return Listings(
+            store=self.store,
+            ledger=self.ledger,
+            upstreams=self.upstreams,
+            manifests=manifests,
+            documents=documents,
+            rules=self.rules,
+            now=self.now,
+        )
+
+    def explain(self, documents: Documents, holding: Holding) -> Explain:
+        """Where names stand."""
+        return Explain(
+            store=self.store,
+            ledger=self.ledger,
+            documents=documents,
+            holding=holding,
+            rules=self.rules,
+            upstreams=self.upstreams,
+            environments=self.environments,
+        )
+
+    def promotion(self, documents: Documents, holding: Holding, surveying: Surveying, keeping: Attaching) -> Promotion:
+        """Names from one environment to another."""
+        return Promotion(
+            ledger=self.ledger,
+            documents=documents,
+            holding=holding,
+            surveying=surveying,
+            keeping=keeping,
+            now=self.now,
+        )
+
+    def drift(
+        self, documents: Documents, blobs: Blobs, holding: Holding, on_verdict: Callable[[Checked], None]
+    ) -> DriftCheck:
+        """What upstream offers now for one pin."""
+        evidence = Evidence(
+            documents=documents, blobs=blobs, upstreams=self.upstreams, platforms=self.platforms, now=self.now
+        )
+        return DriftCheck(
+            ledger=self.ledger,
+            upstreams=self.upstreams,
+            documents=documents,
+            holding=holding,
+            evidence=evidence,
+            rules=self.rules,
+            on_verdict=on_verdict,
+        )
+
+    def watch(self, drift: DriftCheck, told: Callable[[str, Tally], None]) -> DriftWatch:
+        """All pins that can drift, checked for ever."""
+        return DriftWatch(
+            book=self.ledger.watching,
+            check=drift.watch,
+            upstreams=self.upstreams.names,
+            environments=[each.name for each in self.environments if each.pins_first_fetches],
+            wanted=drift.is_watched,
+            favourites=self.ledger.uses.favourites,
+            now=self.now,
+            told=told,
+        )
+
+
 class Mirror:
     """All use cases over one store, one ledger and one closed list of upstreams. It owns none of them."""
 
@@ -63,90 +162,30 @@ class Mirror:
         on_tally: Callable[[str, Tally], None] = lambda _upstream, _tally: None,
         on_pin: Callable[[Pin], None] = lambda _: None,
     ) -> None:
-        self._on_pin = on_pin
-        self.store = store
-        self.ledger = ledger
-        memory = ManifestMemory()
-        access = Access(ledger, upstreams, private=private)
+        given = _Given(store, ledger, upstreams, tuple(rules), (FIRST_FETCHES, *environments), tuple(platforms), now)
+        self.store, self.ledger, self._on_pin = store, ledger, on_pin
+        memory, access = ManifestMemory(), Access(ledger, upstreams, private=private)
         self._refusing = Refusing(store, access, memory)
         self._documents = documents = Documents(store, upstreams, access, memory, ledger.recalls)
         self._probe = Probe(store, documents, access, instance=store.identity, form=refusal, now=now)
-        resolving = partial(
-            Manifests,
-            ledger=ledger,
-            upstreams=upstreams,
-            documents=documents,
-            rules=rules,
-            refusal=refusal,
-            now=now,
-            on_first_pin=self._first_pin,
-            on_hint=self._look_soon,
-        )
-        manifests = resolving()
         self._foreign = ForeignBlobs(ledger, upstreams, documents)
         self._blobs = blobs = Blobs(store, upstreams, access, memory, documents=documents, foreign=self._foreign)
-        self._listings = Listings(
-            store=store,
-            ledger=ledger,
-            upstreams=upstreams,
-            manifests=manifests,
-            documents=documents,
-            rules=rules,
-            now=now,
-        )
+        resolving = given.resolving(documents, refusal, self._first_pin, self._look_soon)
+        manifests = {each: resolving(environment=each) for each in given.environments}
+        self._listings = listings = given.listings(documents, manifests[FIRST_FETCHES])
         self._names = {
-            each.name: Names(
-                each,
-                ledger.within(each.name),
-                manifests if each is FIRST_FETCHES else resolving(environment=each),
-                self._listings,
-                self._probe,
-            )
-            for each in (FIRST_FETCHES, *environments)
+            each.name: Names(each, ledger.within(each.name), found, listings, self._probe)
+            for each, found in manifests.items()
         }
         self._default = self._names[FIRST_FETCHES.name]
-        self.holding = Holding(store, documents, blobs, platforms)
-        self.warm = Warm(manifests, documents, blobs, self.holding)
-        self.explain = Explain(
-            store=store,
-            ledger=ledger,
-            documents=documents,
-            holding=self.holding,
-            rules=rules,
-            upstreams=upstreams,
-            environments=environments,
-        )
-        self.promotion = Promotion(
-            ledger=ledger,
-            documents=documents,
-            holding=self.holding,
-            surveying=Surveying(store, ledger, documents, self._listings, manifests),
-            keeping=Attaching(store, access),
-            now=now,
-        )
+        self.holding = holding = Holding(store, documents, blobs, platforms)
+        self.warm = Warm(manifests[FIRST_FETCHES], documents, blobs, holding)
+        self.explain = given.explain(documents, holding)
+        surveying = Surveying(store, ledger, documents, listings, manifests[FIRST_FETCHES])
+        self.promotion = given.promotion(documents, holding, surveying, Attaching(store, access))
         self._usage = Usage(ledger.uses, clients=record_clients)
-        evidence = Evidence(
-            documents=documents, blobs=blobs, upstreams=upstreams, platforms=tuple(platforms), now=now
-        )
-        self.drift = DriftCheck(
-            ledger=ledger,
-            upstreams=upstreams,
-            documents=documents,
-            holding=self.holding,
-            evidence=evidence,
-            rules=rules,
-            on_verdict=on_verdict,
-        )
-        self.watch = DriftWatch(
-            book=ledger.watching,
-            check=self.drift.watch,
-            upstreams=upstreams.names,
-            environments=[each.name for each in (FIRST_FETCHES, *environments) if each.pins_first_fetches],
-            wanted=self.drift.is_watched,
-            favourites=ledger.uses.favourites,
-            now=now,
-            told=on_tally,
-        )
+        self.drift = given.drift(documents, blobs, holding, on_verdict)
+        self.watch = given.watch(self.drift, on_tally)
 
     def _first_pin(self, pin: Pin) -> None:
         self.holding.start(pin, layers=False)
