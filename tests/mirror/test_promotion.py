@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import orjson
 import pytest
 
-from iarproxy.errors import Conflict, Denied, Malformed
+from iarproxy.errors import Conflict, Denied, Malformed, Unavailable
+from iarproxy.errors import Refused as UpstreamRefused
 from iarproxy.ledger import Change, EventKind
 from iarproxy.ledger.admission import Withheld
 from iarproxy.mirror.gating import AgeGate
@@ -22,7 +24,8 @@ from iarproxy.trust.gates import Allowed, Refused, Undecided
 from iarproxy.trust.promotion_record import predicate_about
 from images import Published, artifact, index, small_image
 from promoting_world import KEY, ORIGIN, SaysSo, blobs, bundles, order, promote, stands_for
-from world import World
+from registry import FakeRegistry
+from world import World, a_world
 
 
 async def pinned(world: World, seed: int = 1, tag: str = "1", *, name: str = "team/app") -> Published:
@@ -359,3 +362,19 @@ async def test_a_record_whose_bytes_are_lost_is_not_listed(world: World) -> None
     (attached,) = await world.ledger.attached.of(world.repository(), published.digest)
     world.store.quarantine(attached.descriptor.digest, "test")
     assert [] == await bundles(world, published.digest)
+
+
+async def test_records_of_private_images_are_private_and_served(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Where content is private, another process hands a record out through its repository only, with upstream gone."""
+    password = tmp_path / "password"
+    password.write_text("of no worth")
+    async with a_world(tmp_path, registry, password_file=password) as world:
+        published = await pinned(world)
+        await promote(world.mirror.promotion, order(world.reference()))
+        (attached,) = await world.ledger.attached.of(world.repository(), published.digest)
+    await registry.stop()
+    async with a_world(tmp_path, registry, password_file=password) as world:
+        (bundle,) = await bundles(world, published.digest)
+        assert "prod" == predicate_about(verified_statement(bundle, [KEY.public]), published.digest)["to"]
+        with pytest.raises((Unavailable, UpstreamRefused)):
+            await world.mirror.manifest(world.repository("team/other"), attached.descriptor.digest)
