@@ -1,7 +1,8 @@
-"""A process of its own that promotes: `python promotion_worker.py FOLDER URL kill|back-and-forth KEEPS`.
+"""A process of its own that promotes: `python promotion_worker.py FOLDER URL kill|back-and-forth|race NUMBER`.
 
-kill:           promotes three names, and is killed when KEEPS records are durable, before any pin changes.
+kill:           promotes three names, and is killed when NUMBER records are durable, before any pin changes.
 back-and-forth: moves three names of prod between two digests for ever, and says so each time, until it is killed.
+race:           plans to promote three names from the environment of that number, says so, and does it at a line.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from iarproxy.errors import Conflict
 from iarproxy.ledger import Pin
 from iarproxy.mirror.promotion import Keeping, Promotion
 from iarproxy.mirror.promotion_plan import Wanted
 from iarproxy.oci import Descriptor, Repository
 from iarproxy.oci.artifact import Artifact
-from promoting_world import order, promote
+from promoting_world import KEY, ORIGIN, order, promote
 from world import World, a_world
 
 TAGS = ("a", "b", "c")
@@ -72,6 +74,20 @@ async def back_and_forth(folder: Path, url: str, _: int) -> None:
                 os.write(1, f"{len(promoted.pins)} from {source}\n".encode())
 
 
+async def race(folder: Path, url: str, number: int) -> None:
+    async with opened(folder, url) as world:
+        wanted = order(*(world.reference(tag) for tag in TAGS), source=("one", "two")[number])
+        plan = await world.mirror.promotion.plan(wanted, [], fetch=True)
+        os.write(1, b"ready\n")
+        sys.stdin.readline()
+        try:
+            promoted = await world.mirror.promotion.carry_out(plan, KEY, ORIGIN)
+        except Conflict:
+            os.write(1, b"lost\n")
+        else:
+            os.write(1, f"{len(promoted)} pins\n".encode())
+
+
 async def _moved(world: World, tag: str, source: str) -> Wanted:
     there = await world.ledger.within("prod").pin_of(world.reference(tag))
     here = await world.ledger.within(source).pin_of(world.reference(tag))
@@ -80,5 +96,5 @@ async def _moved(world: World, tag: str, source: str) -> Wanted:
 
 
 if __name__ == "__main__":
-    ways = {"kill": kill, "back-and-forth": back_and_forth}
+    ways = {"kill": kill, "back-and-forth": back_and_forth, "race": race}
     asyncio.run(ways[sys.argv[3]](Path(sys.argv[1]), sys.argv[2], int(sys.argv[4])))

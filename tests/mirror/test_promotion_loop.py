@@ -89,7 +89,12 @@ async def worker(folder: Path, registry: FakeRegistry, way: str, keeps: int = 0)
     arguments = [str(folder), registry.url, way, str(keeps)]
     paths = os.pathsep.join(each for each in sys.path if each)
     return await asyncio.create_subprocess_exec(
-        sys.executable, WORKER, *arguments, env=os.environ | {"PYTHONPATH": paths}, stdout=subprocess.PIPE
+        sys.executable,
+        WORKER,
+        *arguments,
+        env=os.environ | {"PYTHONPATH": paths},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
 
 
@@ -147,3 +152,23 @@ async def test_killed_at_any_moment(tmp_path: Path, registry: FakeRegistry) -> N
             found = [await stands_for(world, world.reference(tag)) for tag in TAGS]
             assert found in digests.values()
             assert (await world.ledger.verify()).ok
+
+
+@pytest.mark.timeout(300)
+async def test_of_two_processes_one_wins(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Two that promote the same names from two environments at once: one has all of them, the other is told."""
+    async with a_world(tmp_path, registry) as world:
+        digests = await two_sources(world)
+    racing = [await worker(tmp_path, registry, "race", number) for number in range(2)]
+    for process in racing:
+        assert process.stdout is not None
+        assert b"ready\n" == await process.stdout.readline()
+    ended = await asyncio.gather(*(process.communicate(b"go\n") for process in racing))
+    said = [out for out, _ in ended]
+    assert [b"3 pins\n", b"lost\n"] == sorted(said)
+    async with a_world(tmp_path, registry) as world:
+        found = [await stands_for(world, world.reference(tag)) for tag in TAGS]
+        assert digests[("one", "two")[said.index(b"3 pins\n")]] == found
+        listed = [await bundles(world, digest) for each in digests.values() for digest in each]
+        assert [0, 0, 0, 1, 1, 1] == sorted(map(len, listed))
+        assert (await world.ledger.verify()).ok
