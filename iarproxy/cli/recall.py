@@ -95,7 +95,7 @@ async def _recall(rooms: Rooms, digest: Digest, reason: str, actor: str, *, chil
         say(str(each))
     if done.made:
         say("It holds from now on: every worker refuses it, and what contains it, within a second.")
-    served = [] if children else [each for each in under or () if each not in rooms.ledger.recalls.known]
+    served = [] if children else [each for each in under or () if await rooms.mirror.recalling.why(each) is None]
     for line in _about_children(digest, under, served, asked=children):
         say(line)
     facts: dict[str, Any] = {

@@ -109,6 +109,11 @@ def one_line(words: str, most: int = _SHOWN) -> str:
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
+def remedy(digest: Digest) -> str:
+    """The command that undoes a recall."""
+    return f"iarproxy recall --undo {digest} --reason TEXT"
+
+
 class Recalls:
     """The recalls of one store, as one process sees them.
 
@@ -211,7 +216,7 @@ def insist(connection: Connection, digest: Digest) -> None:
     """
     known = read(connection)
     if digest in known:
-        raise Recalled(f"{known[digest]}; `iarproxy recall --undo {digest}` lifts it", recalled=str(digest))
+        raise Recalled(f"{known[digest]}; `{remedy(digest)}` lifts it", recalled=str(digest))
 
 
 def problems(connection: Connection) -> list[str]:

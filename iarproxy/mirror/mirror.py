@@ -167,6 +167,7 @@ class Mirror:
         memory, access = ManifestMemory(), Access(ledger, upstreams, private=private)
         self._refusing = Refusing(store, access, memory)
         self._documents = documents = Documents(store, upstreams, access, memory, ledger.recalls)
+        self.recalling = documents.recalling
         self._probe = Probe(store, documents, access, instance=store.identity, form=refusal, now=now)
         self._foreign = ForeignBlobs(ledger, upstreams, documents)
         self._blobs = blobs = Blobs(store, upstreams, access, memory, documents=documents, foreign=self._foreign)

@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager
 from typing import assert_never
 
 from iarproxy.errors import Recalled
-from iarproxy.ledger.recalls import Known, Recalls, one_line
+from iarproxy.ledger.recalls import Known, Recalls, one_line, remedy
 from iarproxy.mirror.containing import Clear, Contains, Doubtful, Load, Verdict, look_through
 from iarproxy.oci import MAX_MANIFEST, Digest, Manifest, TagReference
 from iarproxy.store import Fetch, StoredBlob, Transfer
@@ -175,13 +175,13 @@ class Recalling:
         recall = self._recalls.known[verdict.digest]
         told = str(recall) if recall.digest == digest else f"{digest} contains recalled content: {recall}"
         return Recalled(
-            f"{told}; `iarproxy recall --undo {recall.digest}` lifts it",
+            f"{told}; `{remedy(recall.digest)}` lifts it",
             digest=str(digest),
             recalled=str(recall.digest),
             since=recall.at.isoformat(timespec="seconds"),
             by=one_line(recall.actor),
             why=one_line(recall.reason),
-            remedy=f"iarproxy recall --undo {recall.digest} --reason TEXT",
+            remedy=remedy(recall.digest),
         )
 
 

@@ -132,7 +132,7 @@ def told(process: subprocess.Popen[str]) -> str:
 
 
 def last_served(lines: list[Line], since: float) -> float:
-    """How many seconds after `since` the last request that was still answered was sent; what refused once goes on so."""
+    """How many seconds after `since` the last request that was still answered was sent."""
     served, last = [(line, each) for line in lines for each in DENIED], since
     while served:
         assert time.monotonic() < since + 20, f"{len(served)} still served"
