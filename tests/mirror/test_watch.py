@@ -15,6 +15,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 from iarproxy.errors import UpstreamHeld, UpstreamUnavailable
 from iarproxy.ledger import DEFAULT, Ledger, Name, Use
 from iarproxy.ledger.watching import Finding, Held, Place, Seen, Watching
@@ -25,10 +27,12 @@ from iarproxy.trust import Drifted, Steady
 from virtual import counted, run_virtually
 
 FULL = int(os.environ.get("IARPROXY_SEEDS", "30")) >= 200
-MANY = 100_000 if FULL else 600
+MANY = 100_000 if FULL else 300
 INTERVAL = timedelta(hours=6) if FULL else timedelta(minutes=10)
 LENGTH = INTERVAL.total_seconds()
 WINDOW = LENGTH / 6  # in which upstream counts requests
+
+pytestmark = pytest.mark.timeout(3600 if FULL else 240)
 DESCRIPTOR = Descriptor("application/vnd.oci.image.manifest.v1+json", Digest.of(b"x"), 1)
 OTHER = Descriptor("application/vnd.oci.image.manifest.v1+json", Digest.of(b"other"), 1)
 GOOD, BAD = "good.example.com", "bad.example.com"
