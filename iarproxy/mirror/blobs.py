@@ -79,12 +79,13 @@ class Blobs:
             UnknownBlob, Denied: the repository has no such blob, or may not serve it; `Recalled`: nobody may.
             Unavailable: it is not held and upstream cannot be had.
         """
-        await self._recalling.require(digest)
+        self._recalling.insist(digest)
         try:
             await self._require(repository, digest)
         except UnknownBlob as error:
             body = await self._unlinked(repository, digest, error)
         else:
+            await self._recalling.require(digest)
             body = await self._held(digest) or self._growing(repository, digest)
         try:
             await body.__aenter__()
@@ -100,9 +101,10 @@ class Blobs:
 
     async def size(self, repository: Repository, digest: Digest) -> int:
         """The blob's size in bytes, for HEAD: held, known from a manifest, else asked of upstream."""
-        await self._recalling.require(digest)
+        self._recalling.insist(digest)
         try:
             await self._require(repository, digest)
+            await self._recalling.require(digest)
             held = self._store.find(digest)
             if held is not None:
                 return held.size

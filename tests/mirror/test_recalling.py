@@ -13,6 +13,7 @@ from iarproxy.mirror.warm import Progress
 from iarproxy.oci import Digest, DigestReference, Platform, Tag
 from images import artifact, image, index, random_blob, small_image
 from registry import FakeRegistry
+from registry_auth import Authority
 from registry_faults import Fault
 from world import World, a_world, read
 
@@ -274,3 +275,21 @@ async def test_a_recall_survives_a_restart_of_the_worker(tmp_path: Path, registr
             await world.tag("one")
         with pytest.raises(Recalled):
             await world.blob(layer)
+
+
+async def test_who_may_not_have_content_is_not_told_what_it_contains(tmp_path: Path) -> None:
+    """Private content that contains a recalled layer is as unknown to other repositories as it was (invariant 10)."""
+    secret = tmp_path / "password"
+    secret.write_text("s3cret")
+    fake = FakeRegistry(authority=Authority(kind="basic", users={"robot": "s3cret"}))
+    async with fake:
+        fake.content.publish("private/app", "1", ONE)
+        fake.content.publish("public/app", "1", OTHER)
+        async with a_world(tmp_path, fake, password_file=secret) as world:
+            await world.tag(name="private/app")
+            await recall(world, Digest.of(SHARED))
+            with pytest.raises(Recalled):
+                await world.blob(ONE.digest, name="private/app")
+            with pytest.raises(IarproxyError) as unknown:
+                await world.blob(ONE.digest, name="public/app")
+            assert not isinstance(unknown.value, Recalled)
