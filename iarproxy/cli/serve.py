@@ -167,6 +167,7 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             gauges=gauges,
             environments=config.environments,
             standings=rooms.upstreams.standings,
+            explain=rooms.mirror.explain.reference,
             readings=(partial(telling.readings, rooms), partial(telling.pin_readings, rooms), signing.readings),
         )
         chores.start(config.drift.interval, config.drift.rate)

@@ -42,6 +42,8 @@ from iarproxy.store import StoreStats
 from iarproxy.trust.admission import AwaitsApproval, CoolingDown, NotSeeded, SeedMismatch, Withholding
 from iarproxy.upstream import Spender, Standing, UpstreamStanding
 from iarproxy.upstream.limits import Quota
+from images import small_image
+from whole import whole
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 DESCRIPTOR = Descriptor(OCI_MANIFEST, Digest.of(b"m"), 1)
@@ -423,3 +425,20 @@ def test_what_upstreams_were_spared_is_counted() -> None:
         'iarproxy_upstream_remembered_total{upstream="docker.io"} 1.0',
     ):
         assert expected in text
+
+
+async def test_where_a_name_stands(tmp_path: Path) -> None:
+    """The API tells what `iarproxy explain` tells, of an environment too."""
+    section = {"prod": {"path_prefix": "prod", "pins_from": "promotion"}}
+    async with whole(tmp_path, environments=section) as made:
+        made.upstream.content.publish("library/app", "1", small_image())
+        await made.ask("/v2/app/manifests/1")
+        explain = made.rooms.mirror.explain.reference
+        admin = AdminFace(made.rooms, made.metrics, explain=explain, environments=["prod"])
+        async with serving_app(admin.application()) as client:
+            told = [(await client.get(f"/api/v1/explain/app:1{query}"))[1] for query in ("", "?environment=prod")]
+            wrong = await client.get("/api/v1/explain/app:1?environment=other")
+    assert ["default", "prod"] == [each["environment"] for each in told]
+    assert ["the pinned digest", []] == [told[0]["outcome"], told[0]["blocked"]]
+    assert "iarproxy promote" in told[1]["changes"][0]
+    assert 404 == wrong[0]
