@@ -14,7 +14,7 @@ from iarproxy.trust.versions import Range
 
 _OF_DELETE = ("pinned_age", "unused_for")
 _OF_KEEP = ("pinned_within", "used_within", "count", "by")
-_KNOWN_FOR = timedelta(days=90)  # uses are forgotten then
+_KNOWN_FOR = timedelta(days=85)  # uses are forgotten after 90 days, and ages count to the beginning of the day
 
 
 def _range(value: Any) -> Any:
@@ -35,9 +35,9 @@ class RetentionSection(BaseModel):
     semver: Annotated[Range | None, BeforeValidator(lambda value: value if value is None else _range(value))] = None
     state: tuple[Literal["drifted", "vanished"], ...] | None = Field(None, min_length=1)
     pinned_age: Duration | None = None
-    unused_for: Duration | None = Field(None, le=_KNOWN_FOR)
+    unused_for: Duration | None = None
     pinned_within: Duration | None = None
-    used_within: Duration | None = Field(None, le=_KNOWN_FOR)
+    used_within: Duration | None = None
     count: int | None = Field(None, ge=1, le=100_000)
     by: By = By.PINNED
 
@@ -51,6 +51,11 @@ class RetentionSection(BaseModel):
             raise ValueError(f'{wrong[0]} belongs to action = "{other}"; beside "{self.action}" write {remedy}')
         if self.action is Action.DELETE and (self.pinned_age, self.unused_for, self.state) == (None, None, None):
             raise ValueError("a rule that deletes needs pinned_age, unused_for or state; write at least one")
+        longest = max(self.unused_for or timedelta(0), self.used_within or timedelta(0))
+        if longest > _KNOWN_FOR:
+            raise ValueError(
+                f"uses are known for 90 days; write at most {_KNOWN_FOR.days}d for unused_for and used_within"
+            )
         if "by" in self.model_fields_set and self.count is None:
             raise ValueError("by needs count; write both, or neither")
         return self

@@ -54,7 +54,7 @@ def test_without_rules_nothing_is_planned(machine: Machine) -> None:
     ("text", "expected"),
     [
         ('action = "delete"\nmatch = "**"', "needs pinned_age, unused_for or state"),
-        ('action = "delete"\nmatch = "**"\nunused_for = "91d"', "unused_for"),
+        ('action = "delete"\nmatch = "**"\nunused_for = "90d"', "write at most 85d"),
         ('action = "keep"\nmatch = "**"\npinned_age = "9d"', 'pinned_age belongs to action = "delete"'),
         ('action = "delete"\nmatch = "**"\npinned_age = "9d"\ncount = 3', 'count belongs to action = "keep"'),
         ('action = "keep"\nmatch = "**"\nby = "semver"', "by needs count"),

@@ -255,6 +255,24 @@ async def test_closing_lets_what_is_under_way_succeed(tmp_path: Path) -> None:
     assert (["pinned 1"], ["pinned 2"]) == (hook.told, after.told)
 
 
+async def test_who_is_killed_sends_again_under_the_same_id(tmp_path: Path) -> None:
+    """Nobody knows what became of a POST that was under way: the next process sends it again, and nothing else."""
+    hook, after = Hook(gate=asyncio.Event()), Hook()
+    async with opened(tmp_path) as ledger:
+        deliverer = Deliverer(ledger, STORE, [Subscription(hook, frozenset({"*"}))], lambda: True, look=0.02)
+        deliverer.start()
+        await begun(ledger, "ops")
+        await ledger.add(tag("1"), content("a"), "s")
+        await ledger.add(tag("2"), content("a"), "s")
+        await until(lambda: len(hook.tried) == 1)
+        for task in deliverer._tasks:
+            task.cancel()
+        await asyncio.gather(*deliverer._tasks, return_exceptions=True)
+        async with delivering(ledger, after):
+            await until(lambda: len(after.got) == 2)
+    assert (["pinned 1", "pinned 2"], hook.tried) == (after.told, after.tried[:1])
+
+
 async def test_checkpoints_go_to_who_wants_them(tmp_path: Path) -> None:
     """Only the newest one waits while its receiver is away; `*` does not ask for them."""
     hook, other = Hook("siem", failure=UpstreamUnavailable("down")), Hook("ops")
