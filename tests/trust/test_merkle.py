@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from collections.abc import Sequence
 
@@ -182,8 +183,8 @@ def test_between_any_two_of_a_thousand() -> None:
 
 
 def _some(new: int) -> list[int]:
-    """Of the pairs that end at `new`: all for every fiftieth, else a dozen, the awkward ones among them."""
-    if new % 50 == 0:
+    """Of the pairs that end at `new`: all with IARPROXY_SEEDS=200, and for every fiftieth; else the awkward dozen."""
+    if new % 50 == 0 or int(os.environ.get("IARPROXY_SEEDS", "1")) >= 200:
         return list(range(1, new + 1))
     chance = random.Random(new)
     picked = {1, new, new - 1, 1 << (new.bit_length() - 1), *(chance.randint(1, new) for _ in range(8))}
