@@ -4,7 +4,7 @@ Rule 1: a lane knows nothing of the others: an upstream that is slow, down or he
 Rule 2: every while all pins pass by, in slices, and the next ones are planned (`watch_plan`); nothing else of them is
         kept in memory. So a new process goes on where the last one stopped.
 Rule 3: several answers missing in a row are upstream's trouble: the lane rests, for as long as upstream says or a
-        little longer each time. One pin that gets no answer is left aside for a while, and the others go on.
+        little longer each time. One pin that gets no answer is left aside, longer each time, and the others go on.
 Rule 4: checks that are late are told: how many and how old, and why.
 """
 
@@ -34,7 +34,8 @@ _FAVOURITES = 2000  # tags whose use counts
 _TROUBLE = 3  # failures in a row
 _REST = 5.0  # seconds; twice as long each time
 _LONGEST_REST = 300.0
-_ASIDE = 10_000  # pins that are left aside
+_ASIDE = 50_000  # pins that are left aside
+_LONGER = 4  # times as long each time
 _SHARE = 20  # surveys in an interval
 _SURVEY_EVERY = (1.0, 600.0)  # seconds, at least and at most
 
@@ -80,6 +81,14 @@ class Means:
     told: Callable[[str, Tally], None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """Until when a pin is left alone, and how long that was."""
+
+    until: float
+    seconds: float
+
+
 class Lane:
     """Watches the pins of `upstream` for as long as `run` runs."""
 
@@ -94,7 +103,7 @@ class Lane:
         self._jitter = means.jitter()
         self._under_way: dict[Name, asyncio.Task[None]] = {}
         self._freed = asyncio.Event()  # all places were taken, and one is free again
-        self._aside: OrderedDict[Name, float] = OrderedDict()  # until when
+        self._aside: OrderedDict[Name, _Aside] = OrderedDict()
         self._failures = 0
         self._resting_until = float("-inf")
         self._reason = ""
@@ -160,7 +169,8 @@ class Lane:
 
     def _is_busy(self, name: Name) -> bool:
         """Whether it is being checked, or left aside for now."""
-        return name in self._under_way or self._aside.get(name, float("-inf")) > self._means.clock()
+        aside = self._aside.get(name)
+        return name in self._under_way or (aside is not None and aside.until > self._means.clock())
 
     async def _ranks(self) -> dict[Name, int]:
         try:
@@ -213,16 +223,18 @@ class Lane:
             self._left_aside(name, error, error.retry_after)
             self._fail(error)
         except IarproxyError as error:
-            log.warning("not judged", reference=str(name), reason=str(error))
             self._left_aside(name, error, None)
         else:
             self._failures, self._reason = 0, ""
+            self._aside.pop(name, None)
 
     def _left_aside(self, name: Name, error: IarproxyError, retry_after: float | None) -> None:
         log.info("not judged", reference=str(name), reason=str(error))
         self._reason = str(error)
-        self._aside[name] = self._means.clock() + max(self._every, min(retry_after or 0.0, self._pace.interval))
-        self._aside.move_to_end(name)
+        before = self._aside.pop(name, None)
+        seconds = self._every if before is None else before.seconds * _LONGER
+        seconds = min(max(seconds, retry_after or 0.0), self._pace.interval)
+        self._aside[name] = _Aside(self._means.clock() + seconds, seconds)
         if len(self._aside) > _ASIDE:
             self._aside.popitem(last=False)
 

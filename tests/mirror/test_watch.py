@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from iarproxy.errors import UpstreamHeld, UpstreamUnavailable
+from iarproxy.errors import Denied, UpstreamHeld, UpstreamUnavailable
 from iarproxy.ledger import DEFAULT, Ledger, Name, Use
 from iarproxy.ledger.watching import Finding, Held, Place, Seen, Watching
 from iarproxy.mirror.watch import DriftWatch
@@ -27,7 +27,7 @@ from iarproxy.trust import Drifted, Steady
 from virtual import counted, run_virtually
 
 FULL = int(os.environ.get("IARPROXY_SEEDS", "30")) >= 200
-MANY = 100_000 if FULL else 300
+MANY = 100_000 if FULL else 200
 INTERVAL = timedelta(hours=6) if FULL else timedelta(minutes=10)
 LENGTH = INTERVAL.total_seconds()
 WINDOW = LENGTH / 6  # in which upstream counts requests
@@ -69,7 +69,7 @@ class Simulation:
         asked: when each tag was asked for, in virtual seconds since the start.
         takes: seconds that an answer of an upstream takes. down: those that give none.
         allowed: requests that an upstream gives an answer to in a window; beyond it says 429 until that is over.
-        moved: tags that upstream has something else for.
+        moved: tags that upstream has something else for. denied: those that it says 403 to.
         tallies: what was told last of each upstream.
         off: by how much the clock of the day is wrong.
     """
@@ -80,6 +80,7 @@ class Simulation:
     down: set[str] = field(default_factory=set)
     allowed: dict[str, int] = field(default_factory=dict)
     moved: set[TagReference] = field(default_factory=set)
+    denied: set[TagReference] = field(default_factory=set)
     tallies: dict[str, Tally] = field(default_factory=dict)
     off: timedelta = timedelta()
     turned_away: Counter[str] = field(default_factory=Counter)
@@ -93,6 +94,9 @@ class Simulation:
         pin, before = held
         registry, time = pin.reference.repository.registry, self.loop.time()
         await asyncio.sleep(self.takes.get(registry, 0.05))
+        if pin.reference in self.denied:
+            self.turned_away[registry] += 1
+            raise Denied(f"{registry} denies {pin.reference}")
         if registry in self.down:
             raise UpstreamUnavailable(f"{registry} does not answer")
         window = int(time // WINDOW)
@@ -179,7 +183,7 @@ def test_an_upstream_in_trouble_holds_up_no_other(tmp_path: Path) -> None:
 
     async def story(trouble: Callable[[Simulation], None], folder: Path) -> Simulation:
         folder.mkdir()
-        async with simulation(folder, 200, GOOD, BAD) as world:
+        async with simulation(folder, 80, GOOD, BAD) as world:
             trouble(world)
             async with world.watching(GOOD, BAD):
                 await asyncio.sleep(1.5 * LENGTH)
@@ -188,13 +192,29 @@ def test_an_upstream_in_trouble_holds_up_no_other(tmp_path: Path) -> None:
             return world
 
     down = run_virtually(story(lambda world: world.down.add(BAD), tmp_path / "down"))
-    assert (0, 200) == (len(down.latest(BAD)), down.tallies[BAD].overdue)
+    assert (0, 80) == (len(down.latest(BAD)), down.tallies[BAD].overdue)
     slow = run_virtually(story(lambda world: world.takes.update({BAD: 3600.0}), tmp_path / "slow"))
-    assert slow.tallies[BAD].overdue > 100
-    held = run_virtually(story(lambda world: world.allowed.update({BAD: 12}), tmp_path / "held"))
-    assert 100 <= len(held.latest(BAD)) < 200
+    assert slow.tallies[BAD].overdue > 40
+    held = run_virtually(story(lambda world: world.allowed.update({BAD: 8}), tmp_path / "held"))
+    assert 40 <= len(held.latest(BAD)) <= 80
     assert held.turned_away[BAD] <= 12 * 10
     assert held.tallies[BAD].overdue > 10
+
+
+def test_pins_that_fail_hold_up_no_others(tmp_path: Path) -> None:
+    """Half of an upstream's pins are denied: they are tried seldom, and the other half is checked in time."""
+
+    async def story() -> None:
+        async with simulation(tmp_path, 200) as world:
+            world.denied = {tag(number) for number in range(0, 200, 2)}
+            async with world.watching():
+                await asyncio.sleep(2.5 * LENGTH)
+            gaps = [later - sooner for times in world.asked.values() for sooner, later in pairwise([0.0, *times])]
+            assert (100, 100) == (len(world.asked), world.tallies[GOOD].overdue)
+            assert max(gaps) <= LENGTH
+            assert world.turned_away[GOOD] < 100 * 8
+
+    run_virtually(story())
 
 
 def test_a_new_process_goes_on(tmp_path: Path) -> None:
