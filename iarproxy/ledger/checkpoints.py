@@ -32,7 +32,7 @@ from iarproxy.trust.note import Checkpoint, Note
 if TYPE_CHECKING:
     from iarproxy.ledger.pin_set import Shared
 
-_PAGE = 250  # entries hashed at a time, on the loop: under a millisecond
+_PAGE = 250  # entries hashed at a time, on the loop: about a millisecond
 _PATIENCE = 1.0  # seconds to wait for another rotation of the key
 _TRIED = 20  # damaged checkpoints to pass over
 _MAX_REASON = 4096  # characters

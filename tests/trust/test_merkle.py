@@ -168,6 +168,7 @@ def _spoilt(proof: list[bytes], data: st.DataObject) -> list[list[bytes]]:
     return [[*proof[:at], flipped, *proof[at + 1 :]], proof[:-1], [*proof, proof[-1]], swapped]
 
 
+@pytest.mark.timeout(900)
 def test_between_any_two_of_a_thousand() -> None:
     """One pass over a thousand leaves gives the proofs between any two of their thousand trees; each of them holds."""
     hashes = leaves(1000)
