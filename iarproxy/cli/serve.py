@@ -60,7 +60,6 @@ async def _check(config: Config) -> tuple[ServingLock, Path | None]:
 
     With it comes the folder where workers add up their counters.
     """
-    telling.check(config)
     store = Store.open(config.store.path, max_size=config.store.max_size)
     try:
         lock = store.lock_for_serving()
@@ -107,8 +106,9 @@ def serve_settings(config: Config, metrics: Path | None) -> ServeSettings:
     """What the supervisor has to know of the configuration.
 
     Raises:
-        ConfigError: the files of `[server.tls]` cannot be used.
+        ConfigError: the files of `[server.tls]`, or those of a webhook, cannot be used.
     """
+    telling.check(config)
     return ServeSettings(
         listen=config.server.listen + config.server.optional_listen,
         optional=config.server.optional_listen,

@@ -19,6 +19,7 @@ from iarproxy.config.values import HELPER_NAME, Address, Duration, Glob, HomePat
 from iarproxy.config.webhooks import WebhookName, WebhookSettings
 from iarproxy.errors import Malformed
 from iarproxy.oci import DOCKER_HUB, Platform, canonical_registry
+from iarproxy.oci.routing import DEFAULT
 from iarproxy.trust import Admission, Mode, OnDrift, RefusalForm, TagRule
 
 
@@ -241,6 +242,7 @@ class Config(_Section):
             if taken.count(address) > 1:
                 raise ValueError(f"admin.listen, admin.probes or server.listen name {address} twice; give each its own")
         check_environments(self.environments, self._surroundings)
+        self._refuse_strange_environments()
         if self.ledger.url is not None and not self.ledger.url.startswith("sqlite:////"):
             raise ValueError('ledger.url must be "sqlite:////ABSOLUTE/PATH"; other databases are not supported yet')
         self._refuse_open_credentials()
@@ -259,6 +261,16 @@ class Config(_Section):
             **({} if self.admin.probes is None else {self.admin.probes: "admin.probes"}),
         }
         return Surroundings(listeners, self.upstreams, self.server.bind)
+
+    def _refuse_strange_environments(self) -> None:
+        # a rule that keeps and is about nothing would let go what it was written for
+        known = {DEFAULT, *self.environments}
+        named = [(f"retention.{number}.environment", each.environment) for number, each in enumerate(self.retention)]
+        hooks = self.webhooks.items()
+        named += [(f"webhooks.{name}.environments", each) for name, hook in hooks for each in hook.environments or ()]
+        for where, name in named:
+            if name not in known:
+                raise ValueError(f"{where} names {name!r}, which is none; there are: {', '.join(sorted(known))}")
 
     def _refuse_loops(self) -> None:
         own = [*self.every_listen, self.admin.listen, *filter(None, [self.admin.probes])]

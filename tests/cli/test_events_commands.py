@@ -141,3 +141,5 @@ def test_mistakes(machine: Machine) -> None:
     file = Path(machine.environment["IARPROXY_CONFIG"])
     file.write_text(file.read_text().replace('"drifted"', '"drift"'))
     assert "there are no events 'drift'" in machine.run("events", "show").err
+    file.write_text(f'{file.read_text()}environments = ["prd"]\n')
+    assert "webhooks.ops.environments names 'prd'" in machine.run("events", "show").err

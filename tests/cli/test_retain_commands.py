@@ -59,6 +59,7 @@ def test_without_rules_nothing_is_planned(machine: Machine) -> None:
         ('action = "delete"\nmatch = "**"\npinned_age = "9d"\ncount = 3', 'count belongs to action = "keep"'),
         ('action = "keep"\nmatch = "**"\nby = "semver"', "by needs count"),
         ('action = "keep"\nmatch = "**"\nsemver = "newest"', "not a range of versions"),
+        ('action = "keep"\nmatch = "**"\nenvironment = "prd"', "retention.0.environment names 'prd', which is none"),
         ('action = "remove"\nmatch = "**"', "retention.0.action"),
     ],
 )
