@@ -28,7 +28,8 @@ from iarproxy.ledger.values import Event, to_text
 MOST_DEAD = 1000
 _MAX_REASON = 500  # characters
 _PAGE = 20  # entries; with their evidence they may have a megabyte each
-_COUNTED = 10_000  # waiting entries; beyond it nobody needs to know how many
+_SCANNED = 2000  # entries looked at at once: pins wait for the same thread
+_COUNTED = 10_000  # entries; how many wait beyond these nobody needs to know
 
 STEP = (
     """
@@ -67,7 +68,10 @@ _OLDEST_DEAD = (
 _UNEARTH = delete(_DEAD).where(*where(_DEAD, "receiver", "serial"))
 _UNEARTH_ALL = delete(_DEAD).where(*where(_DEAD, "receiver"))
 _AFTER = (
-    select(JOURNAL).where(JOURNAL.c.serial > bindparam("serial")).order_by(JOURNAL.c.serial).limit(bindparam("limit"))
+    select(JOURNAL)
+    .where(JOURNAL.c.serial > bindparam("serial"), JOURNAL.c.serial <= bindparam("until"))
+    .order_by(JOURNAL.c.serial)
+    .limit(_PAGE)
 )
 _KINDS = JOURNAL.c.kind.in_(bindparam("kinds", expanding=True))
 
@@ -127,7 +131,7 @@ class Deliveries:
         return await self._shared.thread.read(_receivers)
 
     async def waiting(self, name: str, kinds: Collection[str] | None) -> int:
-        """How many entries of these kinds (None: of all) a receiver was not told of yet; 10,000 are as many as more."""
+        """How many of the next 10,000 entries are of these kinds (None: of all) and were not told to a receiver yet."""
         return await self._shared.thread.read(partial(_waiting, name=name, kinds=kinds))
 
     async def after(self, serial: int, kinds: Collection[str] | None) -> Page:
@@ -226,7 +230,8 @@ def _buried(connection: Connection) -> list[DeadLetter]:
 
 
 def _page(connection: Connection, serial: int, kinds: Collection[str] | None) -> Page:
-    entries = _entries(connection, serial, kinds, _PAGE)
+    head = journal.last(connection).serial
+    entries = _entries(connection, serial, kinds)
     events: list[Event] = []
     damaged: list[int] = []
     for entry in entries:
@@ -234,24 +239,24 @@ def _page(connection: Connection, serial: int, kinds: Collection[str] | None) ->
             events.append(entry.event())
         except LedgerDamaged:
             damaged.append(entry.serial)
-    more = len(entries) == _PAGE
-    until = entries[-1].serial if more else max(serial, journal.last(connection).serial)
-    return Page(tuple(events), until, more, tuple(damaged))
+    until = entries[-1].serial if len(entries) == _PAGE else max(serial, min(serial + _SCANNED, head))
+    return Page(tuple(events), until, until < head, tuple(damaged))
 
 
-def _entries(connection: Connection, serial: int, kinds: Collection[str] | None, limit: int) -> Sequence[Entry]:
-    above = {"serial": serial, "limit": limit}
+def _entries(connection: Connection, serial: int, kinds: Collection[str] | None) -> Sequence[Entry]:
+    within = {"serial": serial, "until": serial + _SCANNED}
     if kinds is None:
-        return [Entry(*row) for row in connection.execute(_AFTER, above)]
-    return [Entry(*row) for row in connection.execute(_AFTER.where(_KINDS), {**above, "kinds": sorted(kinds)})]
+        return [Entry(*row) for row in connection.execute(_AFTER, within)]
+    return [Entry(*row) for row in connection.execute(_AFTER.where(_KINDS), {**within, "kinds": sorted(kinds)})]
 
 
 def _waiting(connection: Connection, name: str, kinds: Collection[str] | None) -> int:
     receiver = _receiver(connection, name)
     if receiver is None:
         return 0
-    found = select(JOURNAL.c.serial).where(JOURNAL.c.serial > receiver.serial).limit(_COUNTED)
+    since, until = receiver.serial, receiver.serial + _COUNTED
+    counted = select(func.count()).select_from(JOURNAL).where(JOURNAL.c.serial > since, JOURNAL.c.serial <= until)
     if kinds is not None:
-        found = found.where(JOURNAL.c.kind.in_(sorted(kinds)))
-    count: int = connection.execute(select(func.count()).select_from(found.subquery())).scalar_one()
+        counted = counted.where(JOURNAL.c.kind.in_(sorted(kinds)))
+    count: int = connection.execute(counted).scalar_one()
     return count
