@@ -25,7 +25,7 @@ from iarproxy.trust.retention import (
     Verdict,
     decide,
 )
-from iarproxy.trust.versions import Range
+from iarproxy.trust.versions import Range, Version
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 APP = Repository("registry.example.com", "team/app")
@@ -151,7 +151,14 @@ PINS = st.builds(
     within=st.sampled_from(["default", "prod"]),
     content=st.sampled_from(["a", "b", ""]),
 )
+NEWEST = st.builds(
+    lambda match, count, by: Rule(Action.KEEP, Pattern(match), "default", "newest", count=count, by=by),
+    st.sampled_from(["**", "**:1*"]),
+    st.integers(1, 3),
+    st.sampled_from(list(By)),
+)
 RULES = st.one_of(
+    NEWEST,
     st.builds(
         delete,
         st.sampled_from(["**", "**:1*"]),
@@ -172,17 +179,28 @@ RULES = st.one_of(
 def may_go(one: Facts, pins: list[Facts], rules: list[Rule]) -> bool:
     """The reference model: the rules as a person reads them, one pin at a time."""
 
+    def newest(rule: Rule) -> list[Facts]:
+        about = [each for each in pins if each.environment == "default" and rule.match.matches(each.reference)]
+        if rule.by is By.PINNED:
+            ordered = sorted(about, key=lambda each: (each.pinned_at, str(each.reference)))
+        else:
+            versions = [(Version.of(each.reference.tag.value), each) for each in about]
+            known = [(version, str(each.reference), each) for version, each in versions if version is not None]
+            ordered = [each for _, _, each in sorted(known, key=lambda it: it[:2])]
+        return ordered[::-1][: rule.count]
+
     def alone(each: Facts) -> bool:
         unknown = isinstance(each.used, UseUnknown)
         last = NOW if isinstance(each.used, UseUnknown) else getattr(each.used, "at", None) or each.used.since  # type: ignore[union-attr]  # one of two
         idle = NOW - max(last, each.pinned_at)
         old = NOW - each.pinned_at
         about = [rule for rule in rules if rule.environment == each.environment and rule.match.matches(each.reference)]
-        kept = any(
+        counted = any(rule.count is not None and each in newest(rule) for rule in about)
+        kept = counted or any(
             (rule.pinned_within is None or old <= rule.pinned_within)
             and (rule.used_within is None or unknown or NOW - last <= rule.used_within)
             for rule in about
-            if rule.action is Action.KEEP
+            if rule.action is Action.KEEP and rule.count is None
         )
         deleted = any(
             (rule.pinned_age is None or old >= rule.pinned_age)
