@@ -68,12 +68,12 @@ def verify(
     with --against. What [journal] checkpoint_file holds is compared too.
     """
     trusted = journal_proofs.one_key(key)
-    brought = [found for file in against or [] for found in checkpoint_file.read(file)]
+    brought = [found for file in against or [] for found in checkpoint_file.thinned(checkpoint_file.read(file))]
     settings = load(config)
     become_owner(settings.store.path)
     kept = settings.journal.checkpoint_file
     if kept is not None and _has_content(kept):
-        brought += checkpoint_file.read(kept)
+        brought += checkpoint_file.thinned(checkpoint_file.read(kept))
     try:
         report = asyncio.run(audit(settings.ledger_path, brought=brought, key=trusted))
     except LedgerDamaged as damaged:

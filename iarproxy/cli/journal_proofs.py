@@ -206,7 +206,7 @@ def _compared(
 
 
 def _signed(file: Path, trusted: list[VerifierKey]) -> list[SignedCheckpoint]:
-    found = list(checkpoint_file.read(file))
+    found = checkpoint_file.thinned(checkpoint_file.read(file))
     for each in found if trusted else []:
         if not each.note.signers(trusted):
             raise Refused(f"{file}: the checkpoint of {each.size} entries is not signed by a key that you trust")

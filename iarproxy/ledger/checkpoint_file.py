@@ -9,7 +9,7 @@ Rule 2: a line is appended in one write and synced. Reading is bounded; what cal
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
 from iarproxy.ledger.journal_file import sync_fully
 from iarproxy.trust.note import MAX_NOTE
 
+_MANY = 20_000  # checkpoints
 _MAX_LINE = 4 * MAX_NOTE  # bytes: a note as JSON, and what a log line has beside it
 
 
@@ -70,6 +71,18 @@ def read(path: Path) -> Iterator[SignedCheckpoint]:
         raise Refused(f"{path} cannot be read: {error.strerror}") from error
     if not found:
         raise Malformed(f"{path} holds no checkpoint: a signed note, or lines of JSON with `checkpoint`, are wanted")
+
+
+def thinned(found: Iterable[SignedCheckpoint], most: int = _MANY) -> list[SignedCheckpoint]:
+    """Of very many checkpoints about `most`, evenly, and always the last: a year has half a million minutes."""
+    kept: list[SignedCheckpoint] = []
+    step, last = 1, None
+    for number, last in enumerate(found):  # the last one is used after the loop
+        if number % step == 0:
+            kept.append(last)
+        if len(kept) > most:
+            kept, step = kept[::2], 2 * step
+    return kept if last is None or kept[-1] is last else [*kept, last]
 
 
 def _append(descriptor: int, line: bytes) -> None:

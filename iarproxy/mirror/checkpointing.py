@@ -68,7 +68,7 @@ class Checkpointing:
         """
         if self._file is None or not await asyncio.to_thread(_has_content, self._file):
             return 0
-        copies = await asyncio.to_thread(lambda file: list(checkpoint_file.read(file)), self._file)
+        copies = await asyncio.to_thread(_copies, self._file)
         return await self._ledger.checkpoints.take_back(copies)
 
     async def tell(self, made: SignedCheckpoint) -> None:
@@ -93,6 +93,10 @@ class Checkpointing:
             age = max(0.0, (self._now() - now.last.at).total_seconds())
             told |= {"checkpoint_size": now.last.size, "checkpoint_age_seconds": age}
         return told
+
+
+def _copies(file: Path) -> list[SignedCheckpoint]:
+    return checkpoint_file.thinned(checkpoint_file.read(file))
 
 
 def _has_content(file: Path) -> bool:

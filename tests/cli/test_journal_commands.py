@@ -141,7 +141,8 @@ def test_a_proof_is_checked_anywhere(
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     raw = (history.folder / "proof.json").read_bytes()
     (elsewhere / "proof.json").write_bytes(raw)
-    assert 1 == history.run("journal", "prove", "registry.example.com/team/never:1").code
+    never = history.run("journal", "prove", "registry.example.com/team/never:1", "-o", "never.json")
+    assert (1, False) == (never.code, (history.folder / "never.json").exists())
     monkeypatch.chdir(elsewhere)
     monkeypatch.setenv("IARPROXY_CONFIG", "/nothing.toml")
     checked = history.run("journal", "check", "proof.json", "--key", trusted)

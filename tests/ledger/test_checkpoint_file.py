@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from iarproxy.errors import Malformed, Refused, StoreUnavailable
-from iarproxy.ledger.checkpoint_file import append, read
+from iarproxy.ledger.checkpoint_file import append, read, thinned
 from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
 from iarproxy.trust.note import Checkpoint, Note, SigningKey
 
@@ -57,6 +57,15 @@ def test_whole_logs_and_events_are_read(tmp_path: Path) -> None:
     lines = [{"event": "started"}, {"event": "checkpoint", "checkpoint": note}, {"data": {"checkpoint": note}}, [1], 2]
     path.write_text("".join(json.dumps(each) + "\n" for each in lines) + "no JSON\n")
     assert [5, 5] == [each.size for each in read(path)]
+
+
+def test_very_many_are_thinned_out() -> None:
+    """What is kept is bounded, spread evenly, in order, and has the first and the last."""
+    for count in (0, 1, 10, 11, 12, 200):
+        kept = [each.size for each in thinned((checkpoint(size) for size in range(count)), most=10)]
+        assert sorted(kept) == kept
+        assert min(count, 5) <= len(kept) <= 12
+        assert ([0, count - 1] if count else []) == ([kept[0], kept[-1]] if kept else [])
 
 
 @pytest.mark.parametrize(
