@@ -47,6 +47,11 @@ class Standing:
     last: SignedCheckpoint | None
     ring: Keyring
 
+    @property
+    def is_rotating(self) -> bool:
+        """Whether no checkpoint covers yet how the present key came."""
+        return self.ring.current is not None and self.ring.current.serial > (self.last.size if self.last else 0)
+
 
 def standing(connection: Connection) -> Standing:
     """How far the journal is signed.
@@ -117,8 +122,7 @@ class Checkpoints:
             before = 0 if now.last is None else now.last.size
             if before >= now.head.serial:
                 return None
-            both = now.ring.current is not None and now.ring.current.serial > before
-            signers = await asyncio.to_thread(file.signers, now.ring, both=both)
+            signers = await asyncio.to_thread(file.signers, now.ring, both=now.is_rotating)
             await self._grow(now)
             return await self._kept(file, now, signers)
 
@@ -209,7 +213,7 @@ class Checkpoints:
         old = now.ring.current
         if old is None:
             raise Refused("the journal names no key yet: the first checkpoint makes one; nothing can be lost")
-        body = await asyncio.to_thread(_succession, file, now.ring, lost=lost)
+        body = await asyncio.to_thread(_succession, file, now, lost=lost)
 
         def name(tx: Transaction) -> None:
             if ring(tx.connection).current != old:
@@ -223,7 +227,7 @@ class Checkpoints:
         signed = SignedCheckpoint(Note.signed(checkpoint.text(), signers.keys), checkpoint)
         made = await self._shared.thread.write(partial(checkpoint_rows.append, made=signed))
         if signers.settles:
-            await asyncio.to_thread(file.settle)
+            await asyncio.to_thread(file.settle, keeps=signers.keeps)
         return made
 
     async def _grow(self, now: Standing) -> None:
@@ -261,16 +265,16 @@ def _is_ours(copy: SignedCheckpoint, now: Standing) -> bool:
         return False
 
 
-def _succession(file: KeyFile, now: Keyring, *, lost: bool) -> dict[str, Any]:
+def _succession(file: KeyFile, now: Standing, *, lost: bool) -> dict[str, Any]:
     """The body of the entry by which the next key comes, which is durable then."""
-    current = now.current
+    current, origin = now.ring.current, now.ring.origin
     if current is None:
         raise Refused("the journal names no key yet")
     if not lost:
-        old = file.signers(now, both=False).keys[0]
-        return keyring.rotated(now.origin, old, file.prepare(now.origin).verifier)
+        old = file.signers(now.ring, both=False).keys[0]
+        return keyring.rotated(origin, old, file.prepare(origin).verifier)
     try:
-        file.signers(now, both=False)
+        file.signers(now.ring, both=now.is_rotating)
     except Refused:
-        return keyring.lost(current.key, file.prepare(now.origin).verifier)
+        return keyring.lost(current.key, file.prepare(origin).verifier)
     raise Refused(f"the key {file.path} is not lost; leave --lost out, so that it signs for its successor")

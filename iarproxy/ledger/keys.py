@@ -5,7 +5,7 @@ Rule 2: a key is made when it is first needed, and only where the journal never 
         new (design section 4, invariant 4, in the small).
 Rule 3: a new key is durable, beside the old one, before the journal names it, and takes its place when the first
         checkpoint that covers its entry is made: a process that dies in between leaves what the next one goes on from.
-Rule 4: no key is ever deleted or overwritten but by its own successor.
+Rule 4: only a key that signed for its successor is overwritten by it; whatever else lies there is kept, renamed.
 """
 
 from __future__ import annotations
@@ -37,10 +37,16 @@ _LOST = "restore it from where you keep it, or run `iarproxy journal rotate-key 
 
 @dataclass(frozen=True, slots=True)
 class Signers:
-    """Who signs the next checkpoint. `settles`: when it is made, the new key takes the old one's place."""
+    """Who signs the next checkpoint.
+
+    Attributes:
+        settles: when it is made, the new key takes the old one's place.
+        keeps: what is in that place was no key that signed for it, and is kept aside.
+    """
 
     keys: tuple[SigningKey, ...]
     settles: bool = False
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ class KeyFile:
             if here is None or [here.verifier] != [each.key for each in ring.keys[-2:-1]]:
                 raise Refused(f"the rotation of the journal's key needs the old one once more in {self.path}; {_LOST}")
             return Signers((coming, here), settles=True)
-        return Signers((coming,), settles=True)
+        return Signers((coming,), settles=True, keeps=wanted.how is How.LOST)
 
     def prepare(self, origin: str) -> SigningKey:
         """A new key, durable beside the old one; what a rotation before it left there unused is replaced.
@@ -102,8 +108,8 @@ class KeyFile:
             raise Refused(f"the new key {self.next} cannot be written: {error.strerror}") from error
         return SigningKey(origin, private)
 
-    def settle(self) -> None:
-        """Put the new key in the old one's place. An old one that could not be read is kept aside, renamed.
+    def settle(self, *, keeps: bool) -> None:
+        """Put the new key in the old one's place; `keeps`: which is kept aside, renamed.
 
         Raises:
             Refused: it cannot be done; the next process tries again.
@@ -111,7 +117,7 @@ class KeyFile:
         try:
             if not self.next.exists():
                 return
-            if self.path.exists() and _unreadable(self.path):
+            if keeps and os.path.lexists(self.path):
                 self.path.rename(_aside(self.path))
             self.next.replace(self.path)
             sync_directory(self.path.parent)
@@ -199,12 +205,8 @@ def _create(path: Path, private: Ed25519PrivateKey) -> None:
             fresh.unlink(missing_ok=True)
 
 
-def _unreadable(path: Path) -> bool:
-    return read(path, "any", lenient=True) is None
-
-
 def _aside(path: Path) -> Path:
     number = 1
-    while path.with_name(f"{path.name}.replaced-{number}").exists():
+    while os.path.lexists(path.with_name(f"{path.name}.replaced-{number}")):
         number += 1
     return path.with_name(f"{path.name}.replaced-{number}")

@@ -231,6 +231,27 @@ async def test_a_damaged_key_is_kept_aside(ledger: Ledger, file: KeyFile) -> Non
     assert b"half of it" == file.path.with_name("journal.key.replaced-1").read_bytes()
 
 
+async def test_another_key_in_its_place_is_kept_aside(ledger: Ledger, file: KeyFile) -> None:
+    """Perhaps it is the newer key of a newer ledger, and nobody has another copy."""
+    await ledger.checkpoints.make(file)
+    file.path.write_bytes(pem(7))
+    await ledger.checkpoints.rotate(file, lost=True, reason="not here", actor="ann")
+    assert pem(7) == file.path.with_name("journal.key.replaced-1").read_bytes()
+
+
+async def test_a_key_that_is_lost_in_the_middle_of_a_rotation(ledger: Ledger, file: KeyFile) -> None:
+    """The old key, which has to sign once more, is gone: that is a loss like any other."""
+    await ledger.checkpoints.make(file)
+    await ledger.checkpoints._rotate(file, lost=False, reason="yearly", actor="ann")
+    file.path.unlink()
+    with pytest.raises(Refused, match="needs the old one once more"):
+        await ledger.checkpoints.make(file)
+    made = await ledger.checkpoints.rotate(file, lost=True, reason="gone", actor="ann")
+    ring = await ledger.checkpoints.ring()
+    assert ([How.FIRST, How.ROTATED, How.LOST], []) == ([each.how for each in ring.keys], ring.problems())
+    assert [ring.keys[-1].key] == made.note.signers(ring.verifiers())
+
+
 async def test_a_rotation_needs_a_reason(ledger: Ledger, file: KeyFile) -> None:
     """And somebody who does it, and a key to rotate where it is said to be lost."""
     for reason, actor in ((" ", "ann"), ("yearly", ""), ("x" * 5000, "ann")):
