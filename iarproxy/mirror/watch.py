@@ -25,6 +25,7 @@ from iarproxy.oci import TagReference
 log = structlog.get_logger("iarproxy.drift")
 
 _ELECTION_EVERY = 1.0  # seconds
+_AGAIN = 60.0  # seconds after a failure that should not be
 _WRITE_EVERY = 10.0  # seconds, or a hundredth of the interval
 _TOGETHER = 64  # findings in one transaction: some ten milliseconds in which no pin can be made
 
@@ -96,6 +97,14 @@ class DriftWatch:
             await asyncio.sleep(_ELECTION_EVERY)
         log.info("watches drift", upstreams=len(self._upstreams), interval_seconds=round(interval.total_seconds()))
         pace = Pace(interval.total_seconds(), rate)
+        while True:
+            try:
+                await self._watch(pace)
+            except* Exception:  # nobody else would watch
+                log.exception("the drift watch failed")
+            await asyncio.sleep(_AGAIN)
+
+    async def _watch(self, pace: Pace) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 every = min(_WRITE_EVERY, pace.interval / 100)

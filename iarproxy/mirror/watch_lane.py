@@ -224,11 +224,14 @@ class Lane:
             self._fail(error)
         except IarproxyError as error:
             self._left_aside(name, error, None)
+        except Exception as error:  # whatever is wrong with one pin, the others are checked
+            log.exception("a check failed", reference=str(name))
+            self._left_aside(name, error, None)
         else:
             self._failures, self._reason = 0, ""
             self._aside.pop(name, None)
 
-    def _left_aside(self, name: Name, error: IarproxyError, retry_after: float | None) -> None:
+    def _left_aside(self, name: Name, error: Exception, retry_after: float | None) -> None:
         log.info("not judged", reference=str(name), reason=str(error))
         self._reason = str(error)
         before = self._aside.pop(name, None)

@@ -70,6 +70,7 @@ class Simulation:
         takes: seconds that an answer of an upstream takes. down: those that give none.
         allowed: requests that an upstream gives an answer to in a window; beyond it says 429 until that is over.
         moved: tags that upstream has something else for. denied: those that it says 403 to.
+        broken: one whose check fails in a way that nobody thought of.
         tallies: what was told last of each upstream.
         off: by how much the clock of the day is wrong.
     """
@@ -81,6 +82,7 @@ class Simulation:
     allowed: dict[str, int] = field(default_factory=dict)
     moved: set[TagReference] = field(default_factory=set)
     denied: set[TagReference] = field(default_factory=set)
+    broken: TagReference | None = None
     tallies: dict[str, Tally] = field(default_factory=dict)
     off: timedelta = timedelta()
     turned_away: Counter[str] = field(default_factory=Counter)
@@ -94,6 +96,8 @@ class Simulation:
         pin, before = held
         registry, time = pin.reference.repository.registry, self.loop.time()
         await asyncio.sleep(self.takes.get(registry, 0.05))
+        if pin.reference == self.broken:
+            raise RuntimeError("a test")
         if pin.reference in self.denied:
             self.turned_away[registry] += 1
             raise Denied(f"{registry} denies {pin.reference}")
@@ -207,6 +211,7 @@ def test_pins_that_fail_hold_up_no_others(tmp_path: Path) -> None:
     async def story() -> None:
         async with simulation(tmp_path, 200) as world:
             world.denied = {tag(number) for number in range(0, 200, 2)}
+            world.broken = tag(0)
             async with world.watching():
                 await asyncio.sleep(2.5 * LENGTH)
             gaps = [later - sooner for times in world.asked.values() for sooner, later in pairwise([0.0, *times])]
