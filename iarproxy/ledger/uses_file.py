@@ -71,6 +71,14 @@ class Uses:
         """
         await self._do(partial(self._record, tuple(batch)))
 
+    async def missed(self, until: datetime) -> None:
+        """Know that uses up to `until` are missing: before it nothing counts as not used.
+
+        Raises:
+            LedgerUnavailable, LedgerDamaged, ConfigError: nobody knows.
+        """
+        await self._do(partial(self._missed, int(until.timestamp())))
+
     async def of(self, what: Reference | Digest, limit: int) -> list[Use]:
         """The newest `limit` uses of a tag, of content in a repository, or of content anywhere; newest first.
 
@@ -175,6 +183,13 @@ class Uses:
                 if crowded:
                     uses.trim(connection, self._rows)
         self._uncounted = 0 if crowded else self._uncounted + new
+
+    def _missed(self, until: int) -> None:
+        with _failures(self.path):
+            connection = self._opened()
+            with transaction(connection, "IMMEDIATE"):
+                uses_latest.begin(connection, int(self._now().timestamp()))
+                uses_latest.left(connection, until)
 
     def _read(self, question: Callable[[Connection], T], nothing: T) -> T:
         with _failures(self.path):

@@ -44,6 +44,10 @@ class Keeper(Protocol):
         """Keep all of them or, when it raises an `IarproxyError`, none."""
         ...
 
+    async def missed(self, until: datetime) -> None:
+        """Know that uses up to then are missing, so that nothing is called unused for the lack of them."""
+        ...
+
 
 @dataclass(slots=True)
 class _Tally:
@@ -78,6 +82,7 @@ class Usage:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = self._failing = False
+        self._lost_until: datetime | None = None  # uses up to then were lost, and the keeper does not know it
 
     def note(self, served: Iterable[Served]) -> None:
         """Take note of what was served."""
@@ -90,7 +95,11 @@ class Usage:
         async with self._turn:
             self._take(len(self._inbox))
             waiting, self._table = self._table, {}
+            lost, self._lost_until = self._lost_until, None
             try:
+                if lost is not None:
+                    await self._keeper.missed(lost)
+                    lost = None
                 while batch := dict(islice(waiting.items(), _BATCH)):
                     await self._keeper.record(
                         [Use(*key, each.first, each.last, each.count) for key, each in batch.items()]
@@ -98,6 +107,7 @@ class Usage:
                     for key in batch:
                         del waiting[key]
             except IarproxyError as error:
+                self._miss(lost)
                 self._keep(waiting, str(error))
             else:
                 self._failing = False
@@ -154,9 +164,14 @@ class Usage:
         if over <= 0:
             return 0
         oldest = sorted(self._table, key=lambda key: self._table[key].last)[: over + int(self._limit * _ROOM)]
+        self._miss(self._table[oldest[-1]].last)
         lost = sum(self._table.pop(key).count for key in oldest)
         self.lost += lost
         return lost
+
+    def _miss(self, until: datetime | None) -> None:
+        if until is not None:
+            self._lost_until = until if self._lost_until is None else max(until, self._lost_until)
 
     def _wind(self) -> None:
         """See to it that what is in the inbox is merged soon, and what is in the table is recorded later."""

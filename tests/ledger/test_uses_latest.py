@@ -60,6 +60,18 @@ async def test_what_is_known_has_a_beginning(tmp_path: Path) -> None:
     await uses.close()
 
 
+async def test_uses_that_were_lost(tmp_path: Path) -> None:
+    """Where a worker had to let uses go, nothing before that moment counts as not used."""
+    clock = Clock()
+    uses = Uses(tmp_path / "uses.db", clock)
+    await uses.record([use(clock, "1", "a")])
+    lost = clock.later(days=2)
+    await uses.missed(lost)
+    await uses.missed(lost - timedelta(days=1))
+    assert lost + timedelta(seconds=1) == (await known(uses)).since
+    await uses.close()
+
+
 @pytest.mark.parametrize(
     "damage", ["UPDATE uses SET last_at = last_at - 1", "UPDATE horizon SET since = 0", "DELETE FROM horizon"]
 )

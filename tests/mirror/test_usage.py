@@ -31,9 +31,15 @@ class Keeper:
     def __init__(self) -> None:
         self.kept: dict[Any, Use] = {}
         self.batches: list[int] = []
+        self.missing: list[datetime] = []
         self.failing = False
         self.gate: asyncio.Event | None = None
         self.recorded = asyncio.Event()
+
+    async def missed(self, until: datetime) -> None:
+        if self.failing:
+            raise LedgerUnavailable("busy")
+        self.missing.append(until)
 
     async def record(self, batch: Sequence[Use]) -> None:
         if self.gate is not None:
@@ -178,6 +184,8 @@ async def test_memory_is_bounded_while_the_ledger_is_away() -> None:
     keeper.failing = False
     await usage.close()
     assert 1000 == keeper.count + usage.lost
+    newest_lost = max({*range(500)} - {int(str(use.wanted)[1:]) for use in keeper.kept.values()})
+    assert [served(at=newest_lost).at] == keeper.missing
     assert 90 <= len(keeper.kept) <= 100
     assert [f"t{each}" for each in range(500 - len(keeper.kept), 500)] == [
         str(use.wanted) for use in sorted(keeper.kept.values(), key=lambda use: use.last)
