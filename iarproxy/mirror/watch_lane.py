@@ -28,7 +28,7 @@ from iarproxy.oci import Repository, Tag, TagReference
 log = structlog.get_logger("iarproxy.drift")
 
 _LEAST = 0.001  # seconds
-_SLICE = 500  # pins
+_SLICE = 250  # pins: some milliseconds
 _AT_ONCE = 8  # checks under way; a manifest that a client waits for has as many places and more
 _FAVOURITES = 2000  # tags whose use counts
 _TROUBLE = 3  # failures in a row
