@@ -14,7 +14,6 @@ from iarproxy.ledger import DriftState, Event, Name, Pin
 from iarproxy.mirror.spelling import drift_as_json, pin_as_json
 from iarproxy.oci import TagReference
 
-
 _CHUNK = 100  # alarms read at a time, so that a long list does not hold up a pull
 
 
