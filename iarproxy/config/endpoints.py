@@ -15,6 +15,8 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 from yarl import URL
 
+from iarproxy.config.values import web_address
+
 _HOST = re.compile(r"(?:https?://)?(?:\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
 _ANY = frozenset({"0.0.0.0", "::", ""})  # noqa: S104  # recognised, not bound
 
@@ -76,7 +78,7 @@ class EndpointSettings(BaseModel):
             if self.proxy_username is not None:
                 raise ValueError("proxy_username needs proxy; write it, or remove both")
             return
-        url = _parsed(self.proxy)
+        url = web_address(self.proxy)
         if url is None or url.scheme != "http" or not url.host:
             raise ValueError('proxy must be "http://HOST:PORT"; over it https upstreams are reached by CONNECT')
         if not _is_bare(url):
@@ -115,7 +117,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _check_base(key: str, text: str) -> None:
-    url = _parsed(text)
+    url = web_address(text)
     if url is None or url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f'{key} is no registry address; write "https://HOST" or "http://HOST:PORT"')
     if not _is_bare(url):
@@ -124,12 +126,3 @@ def _check_base(key: str, text: str) -> None:
 
 def _is_bare(url: URL) -> bool:
     return not (url.user or url.password or url.query_string or url.fragment) and url.path in ("", "/")
-
-
-def _parsed(text: str) -> URL | None:
-    try:
-        url = URL(text)
-        found = url.port is not None
-    except ValueError:
-        return None
-    return url if found else None

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer, model_valid
 from yarl import URL
 
 from iarproxy.config.endpoints import is_loopback
-from iarproxy.config.values import Duration, HomePath
+from iarproxy.config.values import Duration, HomePath, web_address
 
 _MAX_URL = 2048
 
@@ -51,7 +51,7 @@ class GateSettings(BaseModel):
             if self.policy_token_file is not None or self.policy_ca_file is not None:
                 raise ValueError("policy_token_file and policy_ca_file need policy_url; write it, or remove them")
             return self
-        url = _parsed(self.policy_url)
+        url = web_address(self.policy_url)
         if url is None or url.scheme not in ("http", "https") or not url.host or len(self.policy_url) > _MAX_URL:
             raise ValueError('policy_url is no address; write "https://HOST/v1/data/PACKAGE/RULE"')
         if url.user or url.password or url.fragment:
@@ -59,12 +59,3 @@ class GateSettings(BaseModel):
         if self.policy_token_file is not None and url.scheme == "http" and not is_loopback(url.host):
             raise ValueError("the token would cross the network in the clear; use https, or remove policy_token_file")
         return self
-
-
-def _parsed(text: str) -> URL | None:
-    try:
-        url = URL(text)
-        found = url.port is not None
-    except ValueError:
-        return None
-    return url if found else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
+from yarl import URL
 
 from iarproxy.errors import Malformed
 from iarproxy.trust import Pattern
@@ -66,3 +67,13 @@ Size = Annotated[int, BeforeValidator(_size)]
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Address = Annotated[str, BeforeValidator(_address)]
 Glob = Annotated[Pattern, BeforeValidator(_pattern)]
+
+
+def web_address(text: str) -> URL | None:
+    """The address in `text`; None: it is none, or its port is none."""
+    try:
+        url = URL(text)
+        found = url.port is not None
+    except ValueError:
+        return None
+    return url if found else None

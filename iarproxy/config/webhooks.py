@@ -10,7 +10,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_serializer, model_validator
 from yarl import URL
 
-from iarproxy.config.values import Duration
+from iarproxy.config.values import Duration, web_address
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}", re.ASCII)
 _MAX_URL = 2048
@@ -53,22 +53,13 @@ class WebhookSettings(BaseModel):
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
-        url = _parsed(self.url)
+        url = web_address(self.url)
         if url is None or url.scheme not in ("http", "https") or not url.host or len(self.url) > _MAX_URL:
             raise ValueError('url is no address; write "https://HOST/PATH"')
         if url.user or url.password or url.fragment:
             raise ValueError("url takes no user, password or fragment; receivers know us by the signature")
         if self.proxy is not None:
-            proxy = _parsed(self.proxy)
+            proxy = web_address(self.proxy)
             if proxy is None or proxy.scheme != "http" or not proxy.host or proxy.user or proxy.path not in ("", "/"):
                 raise ValueError('proxy must be "http://HOST:PORT"')
         return self
-
-
-def _parsed(text: str) -> URL | None:
-    try:
-        url = URL(text)
-        found = url.port is not None
-    except ValueError:
-        return None
-    return url if found else None
