@@ -77,7 +77,6 @@ class Model:
     Attributes:
         past: what a tag's pin was when retention took it away; None: a person did.
         had: the digests that a tag was, the oldest first.
-        back: the tags whose pins a rollback made.
         withheld: what the worker remembers: since when, and until when a cool-down lasts.
     """
 
@@ -87,7 +86,6 @@ class Model:
     pins: dict[str, Digest] = field(default_factory=dict)
     past: dict[str, Digest | None] = field(default_factory=dict)
     had: dict[str, list[Digest]] = field(default_factory=lambda: {name: [] for name in NAMES})
-    back: set[str] = field(default_factory=set)
     seeds: dict[str, Digest] = field(default_factory=dict)
     seen: dict[Digest, datetime] = field(default_factory=dict)
     withheld: dict[str, tuple[datetime, datetime | None]] = field(default_factory=dict)
@@ -130,8 +128,6 @@ class Model:
 
     def pin(self, tag: str, digest: Digest) -> None:
         self.seen.setdefault(digest, self.now)
-        if self.pins.get(tag) != digest:
-            self.back.discard(tag)
         self.pins[tag] = digest
         self.had[tag].append(digest)
         self.past.pop(tag, None)
@@ -143,8 +139,6 @@ class Model:
 
     def before(self, tag: str) -> Digest | None:
         """What it was before it became what it is."""
-        if tag in self.back:
-            return None
         return next((each for each in reversed(self.had[tag]) if each != self.pins.get(tag)), None)
 
 
@@ -266,7 +260,6 @@ class Pins(RuleBasedStateMachine):
         else:
             assert (self.model.pins[tag], before) == (old, pin.descriptor.digest)
             self.model.pin(tag, pin.descriptor.digest)
-            self.model.back.add(tag)
 
     def approve(self, tag: str, digest: Digest) -> None:
         acting, act = self._act(tag)
