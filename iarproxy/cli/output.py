@@ -40,6 +40,11 @@ def print_json(value: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def plain(text: str) -> str:
+    """The text as one line that steers no terminal: others chose the words of reasons, names and errors."""
+    return text if text.isprintable() else "".join(each if each.isprintable() else " " for each in text)
+
+
 class Table:
     """Rows in aligned columns, never cut or folded (they may be piped), some at a time: a long list begins at once."""
 
@@ -49,6 +54,7 @@ class Table:
 
     def print(self, rows: list[list[str]]) -> None:
         """These rows too; those that are wider than any before widen their column from here on."""
+        rows = [[plain(cell) for cell in row] for row in rows]
         heading = [] if self._widths else [self._columns]
         before = self._widths or [len(name) for name in self._columns]
         self._widths = [
@@ -74,7 +80,7 @@ def print_table(columns: list[str], rows: list[list[str]], *, empty: str) -> Non
 
 def print_error(message: str) -> None:
     """One line on standard error."""
-    err.print(f"iarproxy: {message}".replace("\n", " "), markup=False)
+    err.print(plain(f"iarproxy: {message}"), markup=False)
 
 
 def drop_output() -> None:

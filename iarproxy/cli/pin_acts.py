@@ -47,20 +47,26 @@ def repin(
 
 def rollback(
     ref: ReferenceArgument,
+    *,
     reason: ReasonOption,
     to: Annotated[
         str | None,
         typer.Option("--to", metavar="DIGEST", help="One that it was; none: the one before.", show_default=False),
+    ] = None,
+    old: Annotated[
+        str | None,
+        typer.Option("--from", metavar="DIGEST", help="What it has to be now, or it stays.", show_default=False),
     ] = None,
     env: EnvironmentOption = DEFAULT,
     config: ConfigOption = None,
 ) -> None:
     """Let a tag be what it was before.
 
-    `pins history` shows what it was. With its content on disk this needs no upstream.
+    `pins history` shows what it was. With its content on disk this needs no upstream. A tag that was rolled back stays
+    as it is, unless --to names what it shall be.
     """
-    chosen = None if to is None else digest(to)
-    act, (pin, before) = _do(ref, env, reason, config, lambda acting, act: acting.roll_back(act, chosen))
+    chosen, now = (None if each is None else digest(each) for each in (to, old))
+    act, (pin, before) = _do(ref, env, reason, config, lambda acting, act: acting.roll_back(act, chosen, now))
     _say(act, f"is back on {pin.descriptor.digest} (was {before})")
 
 

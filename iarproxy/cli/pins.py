@@ -190,13 +190,17 @@ def history(
         return
     print_table(
         ["SERIAL", "WHEN", "WHAT", "BY", "DETAIL"],
-        [[str(e.serial), when(e.at), e.kind.value, e.actor, e.reason or _digests(e.body)] for e in events],
+        [[str(e.serial), when(e.at), e.kind.value, e.actor, _detail(e)] for e in events],
         empty=f"The journal knows nothing of {ref}.",
     )
 
 
-def _digests(body: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in body.items() if isinstance(value, str) and "sha" in value)
+def _detail(event: Event) -> str:
+    """The digests, since other commands want them, and why."""
+    made = event.body.get("descriptor")
+    now = [str(made["digest"])] if isinstance(made, dict) else []
+    told = [f"{key} {value}" for key, value in event.body.items() if isinstance(value, str) and "sha" in value]
+    return "; ".join(filter(None, [", ".join([*now, *told]), event.reason]))
 
 
 for act in (pin_acts.repin, pin_acts.rollback, pin_acts.approve, pin_acts.remove):

@@ -5,7 +5,8 @@ Rule 1: each act names the digest that the person believes to be pinned, or that
 Rule 2: bytes before names: the manifest is verified and on disk before the pin is changed, from the store where it is
         held, else from upstream by its digest. What a pull needs at once follows, as after a first fetch.
 Rule 3: an environment that takes its pins from elsewhere is changed there; the refusal names the command.
-Rule 4: a rollback goes to a digest that the tag had, and to no other.
+Rule 4: a rollback goes to a digest that the tag had, and to no other. After a rollback the next one has to name where
+        to: two people who roll back the same bad release must not bring it back.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from iarproxy.errors import Conflict, Refused, StoreFull, UnknownManifest
-from iarproxy.ledger import Change, EventKind, Pin, PinSet
+from iarproxy.ledger import Change, Event, EventKind, Pin, PinSet
 from iarproxy.mirror.mirror import Mirror
 from iarproxy.oci import Descriptor, Digest, TagReference
 from iarproxy.trust import Mode, TagRule
@@ -55,11 +56,12 @@ class Acting:
             raise UnknownManifest(f"{act.reference} has no pin; `iarproxy pins list` shows what has")
         return await self._pin(act, EventKind.REPINNED, old, new)
 
-    async def roll_back(self, act: Act, to: Digest | None) -> tuple[Pin, Digest]:
+    async def roll_back(self, act: Act, to: Digest | None, old: Digest | None = None) -> tuple[Pin, Digest]:
         """Let the tag be what it was before, or `to`, which it was once; the new pin, and the digest before it.
 
         Raises:
-            As `repin`.
+            As `repin`, where `old` is named.
+            Conflict: it was rolled back already, and `to` says nothing.
         """
         self._insist_pinned_here(act)
         _insist_rolls_back(act)
@@ -69,13 +71,13 @@ class Acting:
         if pin is None:
             last = f"; it was {had[0]} last, and `iarproxy pins approve` brings that back" if had else ""
             raise UnknownManifest(f"{act.reference} has no pin that could be rolled back{last}")
-        if not had:
-            raise Conflict(f"{act.reference} never was another digest than {pin.descriptor.digest}")
-        if to is not None and to not in had:
-            known = ", ".join(map(str, had[:5]))
-            raise Conflict(f"{act.reference} never was {to}; it was {known}; `iarproxy pins repin` takes any digest")
-        old = pin.descriptor.digest
-        return await self._pin(act, EventKind.ROLLED_BACK, old, to or had[0]), old
+        now = pin.descriptor.digest
+        if old not in (None, now):
+            raise Conflict(f"{act.reference} is pinned to {now}, not to {old}", pinned=str(now))
+        _insist_on_target(act, now, had, to)
+        if to is None:
+            _insist_not_back(act, await pins.made(act.reference), had)
+        return await self._pin(act, EventKind.ROLLED_BACK, now, to or had[0]), now
 
     async def approve(self, act: Act, digest: Digest) -> Pin:
         """Let the tag, which has no pin, be `digest`, whatever withholds it.
@@ -153,6 +155,25 @@ def _insist_rolls_back(act: Act) -> None:
             raise _elsewhere(act, "goes back", _import(act))
         case _:
             assert_never(act.environment.pins_from)
+
+
+def _insist_on_target(act: Act, now: Digest, had: Sequence[Digest], to: Digest | None) -> None:
+    if not had:
+        raise Conflict(f"{act.reference} never was another digest than {now}")
+    if to is not None and to not in had:
+        known = ", ".join(map(str, had[:5]))
+        raise Conflict(f"{act.reference} never was {to}; it was {known}; `iarproxy pins repin` takes any digest")
+
+
+def _insist_not_back(act: Act, made: Event | None, had: Sequence[Digest]) -> None:
+    """What was before a rollback is what somebody wanted to be rid of."""
+    if made is None or made.kind is not EventKind.ROLLED_BACK:
+        return
+    known = ", ".join(map(str, had[:5]))
+    raise Conflict(
+        f"{act.reference} was rolled back already, at {made.at:%Y-%m-%d %H:%M:%SZ} by {made.actor}; name with `--to`"
+        f" what it shall be; it was {known}"
+    )
 
 
 def _insist_approves(act: Act, digest: Digest) -> None:

@@ -45,21 +45,45 @@ def _is_refused(ended: Ended, *says: str) -> None:
 
 
 def test_back_and_forth_with_upstream_gone(machine: Machine) -> None:
-    """Repin, then roll back: the old digest is on disk, so nobody is asked; again, and it is the other one."""
+    """Repin, then roll back: the old digest is on disk, so nobody is asked; where to is named, and it goes there."""
     old = machine.publish(1)
     assert 0 == machine.run("pull", REFERENCE).code
     new = machine.publish(2)
     assert 0 == machine.run("pins", "repin", REFERENCE, "--from", old, "--to", new, *REASON).code
     machine.registry.act("stop")
-    for expected in (old, new):
-        done = machine.run("pins", "rollback", REFERENCE, *REASON)
+    for expected, options in ((old, ()), (new, ("--to", new)), (old, ("--to", old, "--from", new))):
+        done = machine.run("pins", "rollback", REFERENCE, *options, *REASON)
         assert (0, "") == (done.code, done.err)
         assert expected in done.out
         assert expected == _pinned(machine)
-    assert 0 == machine.run("pins", "rollback", REFERENCE, "--to", old, *REASON).code
     events = machine.run("pins", "history", REFERENCE, "--json").json
     assert ["pinned", "repinned", *["rolled-back"] * 3] == [each["kind"] for each in events]
     assert {"ticket 4711"} == {each["reason"] for each in events[1:]}
+
+
+def test_two_people_roll_back_once(machine: Machine) -> None:
+    """Who rolls back what was rolled back already does not bring the bad release back, nor does a stale --from."""
+    good = machine.publish(1)
+    machine.run("pull", REFERENCE)
+    bad = machine.publish(2)
+    assert 0 == machine.run("pins", "repin", REFERENCE, "--from", good, "--to", bad, *REASON).code
+    _is_refused(machine.run("pins", "rollback", REFERENCE, "--from", good, *REASON), f"pinned to {bad}", good)
+    assert 0 == machine.run("pins", "rollback", REFERENCE, *REASON).code
+    _is_refused(machine.run("pins", "rollback", REFERENCE, *REASON), "rolled back already", "--to", bad)
+    _is_refused(machine.run("pins", "rollback", REFERENCE, "--from", bad, *REASON), f"pinned to {good}")
+    assert good == _pinned(machine)
+
+
+def test_the_history_tells_each_digest_in_a_line(machine: Machine) -> None:
+    """What a rollback wants to be named is there in full, and no reason steers the terminal of who reads it."""
+    old = machine.publish(1)
+    machine.run("pull", REFERENCE)
+    new = machine.publish(2)
+    repin = ("pins", "repin", REFERENCE, "--from", old, "--to", new, "--reason", "one\ntwo\x1b[31m")
+    assert 0 == machine.run(*repin).code
+    told = machine.run("pins", "history", REFERENCE).out
+    assert 3 == told.count("\n")
+    assert f"{new}, previous {old}; one two [31m" in told
 
 
 def test_acts_name_what_they_change(machine: Machine) -> None:
