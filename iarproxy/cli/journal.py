@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,17 +68,24 @@ def verify(
     with --against. What [journal] checkpoint_file holds is compared too.
     """
     trusted = journal_proofs.one_key(key)
-    brought = [found for file in against or [] for found in checkpoint_file.thinned(checkpoint_file.read(file))]
+    copies = Copies()
+    for file in against or []:
+        copies.add(file)
     settings = load(config)
     become_owner(settings.store.path)
     kept = settings.journal.checkpoint_file
     if kept is not None and _has_content(kept):
-        brought += checkpoint_file.thinned(checkpoint_file.read(kept))
+        copies.add(kept)
+    elif kept is not None:
+        copies.remarks.append(
+            f"{kept}, the [journal] checkpoint_file, is missing or empty: it was compared with nothing"
+        )
     try:
-        report = asyncio.run(audit(settings.ledger_path, brought=brought, key=trusted))
+        report = asyncio.run(audit(settings.ledger_path, brought=copies.found, key=trusted))
     except LedgerDamaged as damaged:
         print_error(str(damaged))
         stop(Exit.REFUSED)
+    report = replace(report, remarks=(*report.remarks, *copies.remarks))
     if json:
         findings = [{"entry": each.serial, "last": each.last, "text": each.text} for each in report.findings]
         print_json({**asdict(report), "ok": report.ok, "first": report.first, "findings": findings})
@@ -86,6 +93,21 @@ def verify(
         _tell(report)
     if not report.ok:
         stop(Exit.REFUSED)
+
+
+@dataclass
+class Copies:
+    """Checkpoints that left the machine, and what has to be known of how they were read."""
+
+    found: list[SignedCheckpoint] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def add(self, file: Path) -> None:
+        """Those in a file."""
+        kept, count = checkpoint_file.thinned(checkpoint_file.read(file))
+        self.found += kept
+        if len(kept) < count:
+            self.remarks.append(f"of the {count} checkpoints in {file} {len(kept)} were compared: split it for all")
 
 
 def _has_content(path: Path) -> bool:

@@ -81,7 +81,8 @@ def prove(
             entries = await rooms.ledger.checkpoints.pinnings(name)
             signed = (await rooms.ledger.checkpoints.standing()).last
             if entries and (signed is None or signed.size < entries[-1].serial):
-                signed = await checkpointing(rooms).make_checkpoint()
+                made = await checkpointing(rooms).make_checkpoint()
+                signed = made or (await rooms.ledger.checkpoints.standing()).last  # `serve` may have been quicker
             if not entries:
                 raise UnknownManifest(f"{name} was never pinned; `iarproxy pins list` shows what is")
             if signed is None:
@@ -175,7 +176,7 @@ def compare(
     """Compare checkpoints that two people hold of one journal: were they shown one history?
 
     One size and two roots is a split view. For two sizes the site that holds the larger one writes a proof. A file may
-    hold many checkpoints; each of the first is compared with each of the second of its size, else the newest two.
+    hold many checkpoints: each is compared with all of its journal and size, then the newest two of a journal.
     """
     trusted = _keys(key)
     ones, others = _signed(first, trusted), _signed(second, trusted)
@@ -196,17 +197,13 @@ def compare(
 def _compared(
     ones: list[SignedCheckpoint], others: list[SignedCheckpoint], shown: ConsistencyProof | None
 ) -> Comparison:
-    roots = {each.size: each for each in others}
-    for each in ones:
-        other = roots.get(each.size)
-        if other is not None and isinstance(found := comparing.compare(each.checkpoint, other.checkpoint), Split):
-            return found
-    last, other = (max(each, key=lambda one: one.size) for each in (ones, others))
-    return comparing.compare(last.checkpoint, other.checkpoint, shown)
+    return comparing.compare_all([each.checkpoint for each in ones], [each.checkpoint for each in others], shown)
 
 
 def _signed(file: Path, trusted: list[VerifierKey]) -> list[SignedCheckpoint]:
-    found = checkpoint_file.thinned(checkpoint_file.read(file))
+    found, count = checkpoint_file.thinned(checkpoint_file.read(file))
+    if len(found) < count:
+        print_error(f"of the {count} checkpoints in {file} {len(found)} are compared: split it for all")
     for each in found if trusted else []:
         if not each.note.signers(trusted):
             raise Refused(f"{file}: the checkpoint of {each.size} entries is not signed by a key that you trust")

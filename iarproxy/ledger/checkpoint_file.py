@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -22,7 +22,7 @@ from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
 from iarproxy.ledger.journal_file import sync_fully
 from iarproxy.trust.note import MAX_NOTE
 
-_MANY = 20_000  # checkpoints
+_MANY = 100_000  # checkpoints: some 80 MB, and half a minute to check their signatures
 _MAX_LINE = 4 * MAX_NOTE  # bytes: a note as JSON, and what a log line has beside it
 
 
@@ -55,34 +55,45 @@ def read(path: Path) -> Iterator[SignedCheckpoint]:
     """
     try:
         with path.open("rb") as lines:
-            head = lines.read(1)
-            if head not in (b"", b"{"):
-                yield SignedCheckpoint.parse(head + lines.read(MAX_NOTE))
+            line = lines.readline(_MAX_LINE)  # it may be a pipe: nothing is read twice
+            if line[:1] not in (b"", b"{"):
+                yield _parsed(str(path), line + lines.read(MAX_NOTE), None)
                 return
-            lines.seek(0)
             found, number = False, 0
-            while line := lines.readline(_MAX_LINE):
+            while line:
                 number += 1
                 note = _note_of(line)
                 if note is not None:
                     found = True
-                    yield _parsed(path, number, *note)
+                    yield _parsed(f"line {number} of {path}", *note)
+                line = lines.readline(_MAX_LINE)
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error.strerror}") from error
     if not found:
         raise Malformed(f"{path} holds no checkpoint: a signed note, or lines of JSON with `checkpoint`, are wanted")
 
 
-def thinned(found: Iterable[SignedCheckpoint], most: int = _MANY) -> list[SignedCheckpoint]:
-    """Of very many checkpoints about `most`, evenly, and always the last: a year has half a million minutes."""
+class Thinned(NamedTuple):
+    """Some of `number` checkpoints, in order."""
+
+    kept: list[SignedCheckpoint]
+    number: int
+
+
+def thinned(found: Iterable[SignedCheckpoint], most: int = _MANY) -> Thinned:
+    """Of very many checkpoints about `most`, evenly, and always the last: a year has half a million minutes.
+
+    What is left out is not compared: between two that are kept, another history may hide. Whoever reads them says so.
+    """
     kept: list[SignedCheckpoint] = []
-    step, last = 1, None
+    step, count, last = 1, 0, None
     for number, last in enumerate(found):  # the last one is used after the loop
+        count = number + 1
         if number % step == 0:
             kept.append(last)
         if len(kept) > most:
             kept, step = kept[::2], 2 * step
-    return kept if last is None or kept[-1] is last else [*kept, last]
+    return Thinned(kept if last is None or kept[-1] is last else [*kept, last], count)
 
 
 def _append(descriptor: int, line: bytes) -> None:
@@ -106,11 +117,11 @@ def _note_of(line: bytes) -> tuple[str, Any] | None:
     return (note, fields.get("at")) if isinstance(note, str) else None
 
 
-def _parsed(path: Path, number: int, note: str, at: Any) -> SignedCheckpoint:
+def _parsed(place: str, note: str | bytes, at: Any) -> SignedCheckpoint:
     moment = None
     with suppress(ValueError, TypeError):
         moment = datetime.fromisoformat(at)
     try:
         return SignedCheckpoint.parse(note, moment)
     except Malformed as error:
-        raise Malformed(f"line {number} of {path}: {error}") from error
+        raise Malformed(f"{place}: {error}") from error

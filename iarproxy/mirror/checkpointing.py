@@ -96,7 +96,7 @@ class Checkpointing:
 
 
 def _copies(file: Path) -> list[SignedCheckpoint]:
-    return checkpoint_file.thinned(checkpoint_file.read(file))
+    return checkpoint_file.thinned(checkpoint_file.read(file)).kept
 
 
 def _has_content(file: Path) -> bool:

@@ -7,6 +7,7 @@ Rule 2: a proof that does not hold shows nothing by itself; who cannot give one 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias, TypeGuard
 
@@ -120,6 +121,44 @@ def compare(first: Checkpoint, second: Checkpoint, proof: ConsistencyProof | Non
         raise Malformed(f"the proof is about {told}, not about {old.size} and {new.size} of {old.origin}")
     holds = continues(old.root, old.size, new.root, new.size, proof.hashes)
     return Continued(old.size, new.size) if holds else Unproven(old.size, new.size)
+
+
+def compare_all(
+    ones: Sequence[Checkpoint], others: Sequence[Checkpoint], proof: ConsistencyProof | None = None
+) -> Comparison:
+    """What all of two people's checkpoints say of each other; neither has none.
+
+    Whoever's they are, two roots of one size are a split. Otherwise it is what the newest two of a journal say that
+    both have; of several journals, of the first that is not well.
+
+    Raises:
+        Malformed: as `compare`.
+    """
+    roots: dict[tuple[str, int], bytes] = {}
+    for each in (*ones, *others):
+        if roots.setdefault((each.origin, each.size), each.root) != each.root:
+            return Split(each.size)
+    first, second = _newest(ones), _newest(others)
+    both = [origin for origin in first if origin in second]
+    if len(both) > 1 and proof is not None:
+        raise Malformed("a proof is about one journal, and these files are about several; compare one at a time")
+    if not both:
+        return Unrelated(next(iter(first)), next(iter(second)))
+    told = [_newest_two(first[origin], second[origin], (ones, others), proof) for origin in both]
+    return next((each for each in told if not isinstance(each, Same | Continued)), told[0])
+
+
+def _newest(found: Sequence[Checkpoint]) -> dict[str, Checkpoint]:
+    return {each.origin: each for each in sorted(found, key=lambda each: each.size)}
+
+
+def _newest_two(
+    first: Checkpoint, second: Checkpoint, held: tuple[Sequence[Checkpoint], ...], proof: ConsistencyProof | None
+) -> Comparison:
+    smaller = min(first, second, key=lambda each: each.size)
+    if proof is None and all(smaller in each for each in held):
+        return Same(smaller.size)  # the other one has it too, and more
+    return compare(first, second, proof)
 
 
 def _is_size(value: Any) -> TypeGuard[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -50,6 +51,20 @@ def test_a_bare_note_is_read(tmp_path: Path) -> None:
     assert [checkpoint(4).checkpoint] == [each.checkpoint for each in read(path)]
 
 
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_pipe_is_read(tmp_path: Path, *, bare: bool) -> None:
+    """Nothing in it is read twice: a shell's `<(ssh witness cat checkpoints)` can be compared with."""
+    note = str(checkpoint(4).note)
+    text = note if bare else "no JSON\n".join(["{}\n", json.dumps({"checkpoint": note}) + "\n"])
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    try:
+        assert [4] == [each.size for each in read(Path(f"/dev/fd/{reading}"))]
+    finally:
+        os.close(reading)
+
+
 def test_whole_logs_and_events_are_read(tmp_path: Path) -> None:
     """What the log and a webhook told of a checkpoint will do, among whatever else is there."""
     path = tmp_path / "log"
@@ -62,7 +77,9 @@ def test_whole_logs_and_events_are_read(tmp_path: Path) -> None:
 def test_very_many_are_thinned_out() -> None:
     """What is kept is bounded, spread evenly, in order, and has the first and the last."""
     for count in (0, 1, 10, 11, 12, 200):
-        kept = [each.size for each in thinned((checkpoint(size) for size in range(count)), most=10)]
+        found, number = thinned((checkpoint(size) for size in range(count)), most=10)
+        kept = [each.size for each in found]
+        assert count == number
         assert sorted(kept) == kept
         assert min(count, 5) <= len(kept) <= 12
         assert ([0, count - 1] if count else []) == ([kept[0], kept[-1]] if kept else [])
@@ -84,7 +101,7 @@ def test_what_holds_no_checkpoint(tmp_path: Path, text: str) -> None:
     """It is refused with one error."""
     path = tmp_path / "file"
     path.write_text(text)
-    with pytest.raises(Malformed):
+    with pytest.raises(Malformed, match=str(path)):
         list(read(path))
 
 

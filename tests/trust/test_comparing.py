@@ -15,6 +15,7 @@ from iarproxy.trust.comparing import (
     Unproven,
     Unrelated,
     compare,
+    compare_all,
 )
 from iarproxy.trust.merkle import Tree, consistency_ranges, leaf_hash
 from iarproxy.trust.note import Checkpoint
@@ -58,6 +59,22 @@ def test_what_cannot_be_said() -> None:
     assert Unrelated(SITE, "iarproxy/b") == compare(checkpoint(7), checkpoint(7, origin="iarproxy/b"))
     with pytest.raises(Malformed, match="the proof is about 6 and 12 entries"):
         compare(checkpoint(7), checkpoint(12), proof(6, 12))
+
+
+def test_all_of_two_files() -> None:
+    """A split is found wherever it hides: inside of one file, or behind a checkpoint of another journal."""
+    other = checkpoint(7, origin="iarproxy/b")
+    twisted = checkpoint(7, twisted=True)
+    assert Split(7) == compare_all([checkpoint(7), checkpoint(12)], [twisted, other])
+    assert Split(7) == compare_all([checkpoint(7), other], [twisted, other])
+    assert Split(7) == compare_all([checkpoint(12)], [checkpoint(7), twisted, checkpoint(12)])
+    assert Same(7) == compare_all([checkpoint(5), checkpoint(7)], [checkpoint(5), checkpoint(7), checkpoint(12)])
+    assert Undecided(7, 12) == compare_all([checkpoint(5), checkpoint(7)], [checkpoint(5), checkpoint(12)])
+    assert Continued(7, 12) == compare_all([checkpoint(7)], [checkpoint(7), checkpoint(12)], proof(7, 12))
+    assert Undecided(7, 12) == compare_all([other, checkpoint(7)], [checkpoint(12), other])
+    assert Unrelated(SITE, "iarproxy/b") == compare_all([checkpoint(7)], [other])
+    with pytest.raises(Malformed, match="these files are about several"):
+        compare_all([other, checkpoint(7)], [checkpoint(12), other], proof(7, 12))
 
 
 def test_a_proof_is_written_and_read() -> None:
