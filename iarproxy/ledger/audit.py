@@ -145,8 +145,8 @@ def _page(connection: Connection, trail: Trail, outside: Outside) -> bool:
 
 def _compare(trail: Trail, brought: Sequence[SignedCheckpoint], key: VerifierKey | None, findings: Findings) -> int:
     """How many of the checkpoints that left the machine hold (rule 3)."""
-    if key is not None and key not in trail.ring.verifiers():
-        findings.add(None, f"the journal names no key {key}: it is another journal, or was made anew")
+    if key is not None:
+        _insist_on_key(key, trail, findings)
     known = [*trail.ring.verifiers(), *filter(None, [key])]
     held, accused = 0, False
     agreed = 0
@@ -160,6 +160,16 @@ def _compare(trail: Trail, brought: Sequence[SignedCheckpoint], key: VerifierKey
             accused = True
             _accuse(each, trail, agreed, findings)
     return held
+
+
+def _insist_on_key(key: VerifierKey, trail: Trail, findings: Findings) -> None:
+    """Whoever has no trusted key may name it and say that it was lost: only what it signed for counts."""
+    current = trail.ring.current
+    if current is None or key not in trail.ring.verifiers():
+        findings.add(None, f"the journal names no key {key}: it is another journal, or was made anew")
+    elif not trail.ring.leads(key, current.key):
+        text = f"names {current.key}, for which {key} does not vouch: give the key by --key that was told you since"
+        findings.add(current.serial, text)
 
 
 def _accuse(each: SignedCheckpoint, trail: Trail, agreed: int, findings: Findings) -> None:

@@ -17,7 +17,7 @@ from iarproxy.errors import LedgerDamaged, Malformed, Refused, UnknownManifest
 from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
 from iarproxy.ledger.checkpoints import Checkpoints, leaf_of
 from iarproxy.ledger.journal import Entry
-from iarproxy.ledger.keyring import How, Keyring, follows
+from iarproxy.ledger.keyring import How, Keyring
 from iarproxy.ledger.values import Event, Name
 from iarproxy.trust.merkle import MAX_PROOF, includes
 from iarproxy.trust.note import VerifierKey, hash_from_base64, to_base64
@@ -106,7 +106,7 @@ def check(raw: bytes, trusted: Sequence[VerifierKey] = ()) -> Proven:
     except LedgerDamaged as damaged:
         raise Malformed(str(damaged)) from damaged
     key = _signer(signed, ring)
-    if trusted and not any(_leads(ring, one, key) for one in trusted):
+    if trusted and not any(ring.leads(one, key) for one in trusted):
         raise Refused(f"signed by {key}, which is no key that you trust, and follows from none")
     name = _name(entries, events, str(document["reference"]), str(document["environment"]))
     return Proven(name, events, signed, key, bool(trusted), any(each.how is How.LOST for each in ring.keys))
@@ -157,19 +157,6 @@ def _signer(signed: SignedCheckpoint, ring: Keyring) -> VerifierKey:
     if not wanted or wanted[0] not in signed.note.signers(ring.verifiers()):
         raise Malformed("the checkpoint is not signed by the key that the journal names for it")
     return wanted[0]
-
-
-def _leads(ring: Keyring, trusted: VerifierKey, key: VerifierKey) -> bool:
-    """Whether `key` is `trusted`, or follows from it by rotations that each key in between signed."""
-    here: VerifierKey | None = None
-    for each in ring.keys:
-        if here is not None and not follows(ring.origin, here, each):
-            here = None
-        elif here is not None:
-            here = each.key
-        if each.key == trusted:
-            here = trusted
-    return here == key
 
 
 def _name(entries: Sequence[Entry], events: Sequence[Event], reference: str, environment: str) -> Name:

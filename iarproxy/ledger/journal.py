@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import orjson
@@ -112,7 +112,7 @@ class Entry:
             fields = orjson.loads(header + b"}") if separator else {}
             body, digest = rest[:_HASH_AT].decode(), rest[_HASH_AT + 9 : -2].decode()
             entry = cls(**{"environment": DEFAULT, **fields}, body=body, hash=digest)
-            return entry if entry.is_intact() and entry.line() == line + b"\n" else None
+            return entry if entry._is_typed() and entry.is_intact() and entry.line() == line + b"\n" else None
         except (ValueError, TypeError):
             return None
 
@@ -160,10 +160,23 @@ class Entry:
             raise LedgerDamaged(f"journal entry {self.serial} fails its hash")
         try:
             at, kind, reference = datetime.fromisoformat(self.at), EventKind(self.kind), self.reference
-        except (ValueError, IarproxyError) as unknown:
+            at.astimezone(UTC)  # years outside of all calendars do not
+            body: Any = self.document()
+        except (ValueError, OverflowError, IarproxyError) as unknown:
             raise LedgerDamaged(f"journal entry {self.serial} is not one that this iarproxy knows") from unknown
-        return Event(
-            self.serial, at, kind, reference, self.actor, self.reason, self.document(), self.hash, self.environment
+        if not isinstance(body, dict):
+            raise LedgerDamaged(f"journal entry {self.serial} is not one that this iarproxy knows")
+        return Event(self.serial, at, kind, reference, self.actor, self.reason, body, self.hash, self.environment)
+
+    def _is_typed(self) -> bool:
+        """Whether each field is what a row's is; a line from elsewhere may hold anything under a hash that fits."""
+        texts = (self.at, self.kind, self.environment, self.actor, self.reason, self.previous)
+        names = (self.registry, self.repository, self.tag)
+        numbers = (self.serial, self.serial if self.revision is None else self.revision)
+        return (
+            all(type(each) is int for each in numbers)  # no bool is
+            and all(isinstance(each, str) for each in texts)
+            and all(each is None or isinstance(each, str) for each in names)
         )
 
     def _fields(self) -> tuple[Any, ...]:

@@ -105,6 +105,16 @@ class Keyring:
                 found.append((each.serial, problem))
         return found
 
+    def leads(self, trusted: VerifierKey, key: VerifierKey) -> bool:
+        """Whether `key` is `trusted`, or follows from it by rotations that each key in between signed."""
+        here: VerifierKey | None = None
+        for each in self.keys:
+            if here is not None:
+                here = each.key if follows(self.origin, here, each) else None
+            if each.key == trusted:
+                here = trusted
+        return here == key
+
     def lost(self) -> list[Keyed]:
         """The keys that came in the place of a lost one."""
         return [each for each in self.keys if each.how is How.LOST]

@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import orjson
 import pytest
 import pytest_asyncio
 
@@ -347,6 +348,34 @@ async def test_keys_are_followed(site: Site) -> None:
 
     retell(site, rehashed(site.entries(), forge))
     assert f"entry {size}: names a key that the one before it did not sign" in texts(await site.audit())
+
+
+async def test_a_trusted_key_that_was_said_to_be_lost(site: Site) -> None:
+    """Anybody can name the key that a reader trusts and go on with his own: for that one it does not vouch."""
+    first = site.key
+    async with opened(site.path, empty=False) as ledger:
+        await ledger.checkpoints.rotate(site.keys, lost=False, reason="yearly", actor="ann")
+        assert (await site.audit(key=first)).ok
+        site.keys.path.unlink()
+        await ledger.checkpoints.rotate(site.keys, lost=True, reason="disk died", actor="mallory")
+    assert (await site.audit(key=site.key)).ok
+    report = await site.audit(key=first)
+    assert [report.size] == [each.serial for each in report.findings]
+    assert f"names {site.key}, for which {first} does not vouch" in texts(report)
+
+
+@pytest.mark.parametrize(
+    "field", [{"serial": "3"}, {"serial": None}, {"serial": True}, {"serial": [3]}, {"at": 3}, {"revision": "1"}]
+)
+async def test_a_line_with_a_field_of_another_kind(site: Site, field: dict[str, object]) -> None:
+    """A line in the file whose hash fits and whose fields are no entry's is a broken line."""
+    lines = site.journal.read_bytes().splitlines(keepends=True)
+    header, _, rest = lines[2].partition(b',"body":')
+    signed = orjson.dumps({**orjson.loads(header + b"}"), **field})[:-1] + b',"body":' + rest[: rest.rindex(b',"hash"')]
+    lines[2] = b'%s,"hash":"%s"}\n' % (signed, hashlib.sha256(signed).hexdigest().encode())
+    site.journal.write_bytes(b"".join(lines))
+    report = await site.audit()
+    assert (3, "entry 3: its line in journal.jsonl, line 3, is broken") == (report.first, texts(report))
 
 
 async def test_after_a_rebuild(site: Site) -> None:

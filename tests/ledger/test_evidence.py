@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from iarproxy.errors import LedgerDamaged, Malformed, Refused, UnknownManifest
 from iarproxy.ledger import DEFAULT, EventKind, Ledger
+from iarproxy.ledger.checkpoints import leaf_of
 from iarproxy.ledger.evidence import check, prove
-from iarproxy.ledger.keyring import origin_of
+from iarproxy.ledger.journal import Entry, Head
+from iarproxy.ledger.keyring import first, origin_of
 from iarproxy.ledger.keys import KeyFile, read
 from iarproxy.ledger.values import Name
-from iarproxy.trust.note import VerifierKey
-from ledger_world import SOURCE, STORE, content, opened, sql, tag
+from iarproxy.trust.merkle import node_hash
+from iarproxy.trust.note import Checkpoint, Note, SigningKey, VerifierKey, to_base64
+from ledger_world import SOURCE, STORE, content, opened, sql, tag, utc_now
 
 APP = Name(DEFAULT, tag("v1"))
 
@@ -66,16 +72,16 @@ async def test_a_proof_holds(history: Ledger, keys: KeyFile) -> None:
 
 async def test_trust_follows_rotations(history: Ledger, keys: KeyFile) -> None:
     """Who trusts an old key trusts what it named; not what came in the place of a lost one."""
-    first = key_of(keys)
+    oldest = key_of(keys)
     await history.checkpoints.rotate(keys, lost=False, reason="yearly", actor="ann")
     second = key_of(keys)
-    proven = check(await proof_of(history), [first])
+    proven = check(await proof_of(history), [oldest])
     assert (second, True, False) == (proven.key, proven.trusted, proven.lost)
     keys.path.unlink()
     await history.checkpoints.rotate(keys, lost=True, reason="disk died", actor="ann")
     raw = await proof_of(history)
     assert (key_of(keys), True) == (check(raw, [key_of(keys)]).key, check(raw).lost)
-    for key in (first, second):
+    for key in (oldest, second):
         with pytest.raises(Refused, match="no key that you trust, and follows from none"):
             check(raw, [key])
 
@@ -132,6 +138,41 @@ async def test_what_is_no_proof(history: Ledger, field: str) -> None:
     for raw in (b"", b"null", b"{}"):
         with pytest.raises(Malformed):
             check(raw)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"body": "nonsense"},
+        {"body": "[]"},
+        {"at": "0001-01-01T00:00:00+23:59"},
+        {"at": "now"},
+        {"serial": "2"},
+        {"kind": "x"},
+    ],
+)
+def test_what_somebody_signs_who_means_no_good(change: dict[str, Any]) -> None:
+    """Whoever has a key can sign anything: what is no entry is refused with one error, whatever stands in it."""
+    signer = SigningKey(origin_of(STORE), Ed25519PrivateKey.generate())
+    named = Entry.made(Head(), utc_now(), EventKind.KEYED, None, actor="m", body=first(signer.verifier))
+    body = {"previous": None, "descriptor": None}
+    made = Entry.made(named.head, utc_now(), EventKind.REMOVED, APP.reference, actor="m", revision=1, body=body)
+    strange = replace(made, **change)
+    strange = replace(strange, hash=hashlib.sha256(strange.line().rpartition(b',"hash":"')[0]).hexdigest())
+    leaves = [leaf for leaf in (leaf_of(named.hash), leaf_of(strange.hash)) if leaf is not None]
+    signed = Note.signed(Checkpoint(origin_of(STORE), 2, node_hash(*leaves)).text(), [signer])
+    shown = [
+        {"entry": each.line().decode().removesuffix("\n"), "proof": [to_base64(other)]}
+        for each, other in ((named, leaves[1]), (strange, leaves[0]))
+    ]
+    about = {"reference": str(APP.reference), "environment": DEFAULT, "keys": shown[:1], "entries": shown[1:]}
+    raw = orjson.dumps({"what": "iarproxy proof of pins, version 1", "checkpoint": str(signed), **about})
+    if not change:
+        assert [2] == [each.serial for each in check(raw).pins]
+        return
+    with pytest.raises(Malformed):
+        check(raw)
 
 
 async def test_what_cannot_be_proven(path: Path, history: Ledger) -> None:
