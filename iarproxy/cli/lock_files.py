@@ -84,7 +84,7 @@ def write(file: str, data: bytes, kind: LockFormat) -> None:
     path = Path(os.path.realpath(file))
     mode = _replaceable(path, file, kind)
     try:
-        _replace(path, data, mode)
+        replace(path, data, mode)
     except OSError as error:
         raise Refused(f"{file}: cannot be written: {error.strerror}") from error
 
@@ -112,7 +112,8 @@ def _is(kind: LockFormat, data: bytes) -> bool:
         return False
 
 
-def _replace(path: Path, data: bytes, mode: int | None) -> None:
+def replace(path: Path, data: bytes, mode: int | None) -> None:
+    """Put a file with these bytes into its place, with this mode, or leave what is there (rule 1)."""
     beside = path.with_name(f".{path.name[:200]}.{os.getpid()}.new")
     try:
         with beside.open("xb") as opened:

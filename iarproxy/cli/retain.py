@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ import orjson
 import typer
 
 from iarproxy.cli.actor import kernel_actor
+from iarproxy.cli.lock_files import replace
 from iarproxy.cli.options import ConfigOption, JsonOption, run
 from iarproxy.cli.output import err, out, print_json, print_table
 from iarproxy.cli.wiring import Rooms
@@ -86,12 +88,7 @@ def _plan(file: str, data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
-        try:
-            Path(file).write_bytes(data)
-        except OSError as error:
-            raise Refused(
-                f"{file}: cannot be written: {error.strerror}; write it where the store's owner may"
-            ) from error
+        _write(Path(os.path.realpath(file)), data, file)
     document = orjson.loads(data)
     for item in document["items"][:_SHOWN]:
         err.print(f"{_named(item)} @ {item['digest']}: {item['reason']} ({item['rule']})", markup=False)
@@ -100,6 +97,21 @@ def _plan(file: str, data: bytes) -> None:
     counts = f"{len(document['items'])} names may go, {len(document['kept'])} are kept from going"
     err.print(f"{counts}, {document['untouched']} are untouched. Nothing was changed.", markup=False)
     err.print(f"sha256 {hashlib.sha256(data).hexdigest()}  {file}", markup=False)
+
+
+def _write(path: Path, data: bytes, file: str) -> None:
+    """In one step, over nothing but an earlier plan: a mistyped name must not cost anybody a file."""
+    mode = None
+    if path.exists():
+        if not path.is_file():
+            raise Refused(f"{file}: is no ordinary file; name another one, or - for standard output")
+        before, mode = _read(path), path.stat().st_mode & 0o777
+        if before and not Retaining.is_plan(before):
+            raise Refused(f"{file}: holds something else than a plan; name another one, or remove it")
+    try:
+        replace(path, data, mode)
+    except OSError as error:
+        raise Refused(f"{file}: cannot be written: {error.strerror}; write it where the store's owner may") from error
 
 
 def _named(item: dict[str, Any]) -> str:

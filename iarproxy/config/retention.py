@@ -79,7 +79,7 @@ class RetentionSection(BaseModel):
 
     def spelled(self) -> dict[str, Any]:
         """What is written, for plans."""
-        written = self.model_dump(include=self.model_fields_set)
+        written = {key: getattr(self, key) for key in type(self).model_fields if key in self.model_fields_set}
         return {key: _spelled(value) for key, value in written.items() if value is not None}
 
 

@@ -148,6 +148,11 @@ class Retaining:
                 return Outcome(tuple(item for item, _ in going), tuple(staying))
         raise LedgerUnavailable("the pins of this plan change while it is executed; nothing was removed, try again")
 
+    @staticmethod
+    def is_plan(data: bytes) -> bool:
+        """Whether this is what `plan` gave, once and wherever."""
+        return _parsed(data).get("kind") == _KIND
+
     def read(self, data: bytes) -> Plan:
         """The plan in a file.
 
@@ -160,12 +165,18 @@ class Retaining:
             raise Malformed(
                 "this is no plan as `iarproxy pins retain --plan` wrote it, or it was edited; make a new one"
             )
+        try:
+            return self._approved(document, hashlib.sha256(data).hexdigest())
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Malformed("this plan was not written by `iarproxy pins retain --plan`; make a new one") from error
+
+    def _approved(self, document: Mapping[str, Any], sha256: str) -> Plan:
         if document["store"] != self._store.identity:
             raise Refused(f"this plan is of the store {document['store']}, and this one is {self._store.identity}")
         since, until = (datetime.fromisoformat(document[key]) for key in ("as_of", "valid_until"))
         if not since <= self._now() <= until:
             raise Refused(f"this plan was valid from {since.date()} until {until.date()}; make a new one")
-        return Plan(tuple(_read(each) for each in document["items"]), hashlib.sha256(data).hexdigest())
+        return Plan(tuple(_read(each) for each in document["items"]), sha256)
 
     # --- facts ------------------------------------------------------------------------------------------------------
 

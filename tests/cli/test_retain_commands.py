@@ -85,6 +85,10 @@ async def test_a_plan_is_executed(machine: Machine) -> None:
     assert (0, True) == (made.code, f"sha256 {digest}" in made.err), made.err
     assert [REFERENCE, REFERENCE[:-1] + "2"] == [item["reference"] for item in json.loads(data)["items"]]
     assert data == machine.run("pins", "retain", "--plan", "-").out.encode()
+    assert {"action": "keep", "match": "**:stable"} == json.loads(data)["rules"][-1]
+    assert 0 == machine.run("pins", "retain", "--plan", "plan.json").code
+    other = machine.run("pins", "retain", "--plan", "iarproxy.toml")
+    assert (1, True) == (other.code, "something else than a plan" in other.err)
 
     (machine.folder / "iar.lock").write_text(f"# iar.lock 1\n{REFERENCE}@{pulled[0]['digest']}\n")
     leased = machine.run("lease", "set", "prod", "--lock", "iar.lock", "--for", "1d")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -189,6 +190,13 @@ async def test_what_is_not_known_keeps(tmp_path: Path) -> None:
         assert [] == (await site.planned())[1]
 
 
+def sealed(document: dict[str, Any]) -> bytes:
+    """A plan that somebody wrote by hand, with its seal made right."""
+    document.pop("seal")
+    seal = hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return orjson.dumps({**document, "seal": seal})
+
+
 async def test_a_plan_that_is_not_ours(tmp_path: Path) -> None:
     """Edited, of another store, too old, of another day to come, or no plan at all: refused as a whole."""
     async with a_site(tmp_path / "one") as site, a_site(tmp_path / "two") as other:
@@ -198,6 +206,10 @@ async def test_a_plan_that_is_not_ours(tmp_path: Path) -> None:
         for wrong in (b"", b"[]", b"{}", data.replace(b'"revision": 1', b'"revision": 2'), data[:-3]):
             with pytest.raises(Malformed, match="no plan"):
                 site.retaining.read(wrong)
+        wrong_values: list[dict[str, Any]] = [{"store": None}, {"items": 5}, {"items": [{}]}, {"as_of": 3}]
+        for strange in [*wrong_values, {"as_of": "2026-01-01T00:00:00"}]:
+            with pytest.raises((Malformed, Refused)):
+                site.retaining.read(sealed({**orjson.loads(data), **strange}))
         other.clock.advance(timedelta(days=40))
         with pytest.raises(Refused, match="of the store"):
             other.retaining.read(data)
