@@ -141,6 +141,8 @@ def import_lock(
         if prune and environment.pins_from is not PinsFrom.LOCK:
             raise typer.BadParameter(f'--prune is for environments with pins_from = "lock"; {env} is none')
         told = _Told(await locking(rooms).plan(lock, environment), removes=prune)
+        if prune:
+            _insist_on_names(told.plan, lock_files.shown(file))
         if dry_run or (told.plan.differs and not repin):
             return told
         return await (_seed(rooms, told, act) if seeds else act.take_over(rooms, told, quiet=json))
@@ -151,6 +153,15 @@ def import_lock(
     else:
         _print(told, dry_run=dry_run)
     _stop(told, repin=repin)
+
+
+def _insist_on_names(plan: Plan, file: str) -> None:
+    """An empty file is what is left of a command that failed, and never meant that nothing shall be pinned."""
+    if plan.gone and not (plan.unchanged or plan.new or plan.differs):
+        raise Refused(
+            f"{file} names no tag, and --prune would remove all {len(plan.gone)} pins of {plan.environment.name};"
+            " name the right file, or remove the environment from the configuration"
+        )
 
 
 @dataclass(frozen=True, slots=True)

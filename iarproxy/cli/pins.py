@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, assert_never
 
 import typer
 
@@ -27,6 +27,7 @@ from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, 
 from iarproxy.mirror.withholding import is_over, told
 from iarproxy.oci import TagReference
 from iarproxy.trust import Pattern
+from iarproxy.trust.environments import Environment, PinsFrom
 
 _PAGE = 200  # rows whose columns are aligned together
 
@@ -61,7 +62,7 @@ def list_pins(
             damaged = [each.reference for each in rooms.ledger.damaged()]
             print_json({"pins": [_shown(*row) for row in found], "damaged": damaged})
         else:
-            await _print_pins(rooms, pins, pattern)
+            await _print_pins(rooms, environment_of(rooms.config, env), pattern)
         return rooms.ledger.damaged()
 
     damaged = run(config, command)
@@ -106,8 +107,21 @@ async def _matching(pins: PinSet, pattern: Pattern) -> AsyncIterator[Pin]:
             yield pin
 
 
-async def _print_pins(rooms: Rooms, pins: PinSet, pattern: Pattern) -> None:
+def _way_in(environment: Environment) -> str:
+    match environment.pins_from:
+        case PinsFrom.FIRST_FETCH:
+            return "the first pull of a tag pins it"
+        case PinsFrom.PROMOTION:
+            return f"`iarproxy promote REF --to {environment.name} --reason TEXT` does it"
+        case PinsFrom.LOCK:
+            return f"`iarproxy lock import FILE --env {environment.name}` does it"
+        case _:
+            assert_never(environment.pins_from)
+
+
+async def _print_pins(rooms: Rooms, environment: Environment, pattern: Pattern) -> None:
     """Page by page: of a million pins the first are shown at once, and none are kept."""
+    pins = rooms.ledger.within(environment.name)
     table, rows = Table(["REFERENCE", "DIGEST", "PINNED", "HELD", "UPSTREAM"]), list[list[str]]()
     async for each in _matching(pins, pattern):
         pin, drift, held = await _standing(rooms, pins, each)
@@ -118,7 +132,7 @@ async def _print_pins(rooms: Rooms, pins: PinSet, pattern: Pattern) -> None:
             rows = []
     if rows:
         table.print(rows)
-    table.end("Nothing is pinned yet: the first pull of a tag pins it.")
+    table.end(f"Nothing is pinned yet: {_way_in(environment)}.")
     waiting = await rooms.ledger.waiting_count()
     if waiting:
         count = "1 tag is" if waiting == 1 else f"{waiting} tags are"

@@ -130,6 +130,7 @@ def test_an_environment_of_locks(machine: Machine) -> None:
     """Its pins come from files only; what left the file is removed where --prune says so; promotion takes no file."""
     one, two = machine.publish(1), machine.publish(2, tag="2")
     both = write(machine, "both.txt", ("1", one), ("2", two))
+    assert "lock import FILE --env prod" in machine.run("pins", "list", "--env", "prod").out
     assert (0, {"1": one, "2": two}, {}) == (
         machine.run("lock", "import", both, "--env", "prod").code,
         pinned(machine, "prod"),
@@ -145,6 +146,11 @@ def test_an_environment_of_locks(machine: Machine) -> None:
     assert 2 == machine.run("lock", "import", less, "--env", "none").code
     refused = machine.run("lock", "import", less, "--env", "rel")
     assert (1, True) == (refused.code, "by promotion only" in refused.err)
+    for text in ("", "# iar.lock 1\n", "# nothing\n"):
+        (machine.folder / "empty.txt").write_text(text)
+        empty = machine.run("lock", "import", "empty.txt", "--env", "prod", "--prune", "--reason", "retired")
+        assert (1, True) == (empty.code, "names no tag" in empty.err), empty.err
+    assert {"1": one} == pinned(machine, "prod")
     refused = machine.run("lock", "import", less, "--env", "prod", "--seeds")
     assert (1, True) == (refused.code, "seeds mean nothing there" in refused.err)
 
