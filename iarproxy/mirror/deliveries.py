@@ -30,7 +30,7 @@ log = structlog.get_logger("iarproxy.events")
 
 _LOOK = 1.0  # seconds between two looks at the journal's end, where nothing else woke us
 _FIRST_WAIT, _LONGEST_WAIT = 1.0, 600.0  # seconds
-_SELDOM = 30.0  # seconds: for a checkpoint that failed, and for a receiver that a person lets go on
+_SELDOM = 30.0  # seconds: for a receiver that a person lets go on
 _RARELY = 1000  # entries that are none of a receiver's business: so often its place is written down
 _LEAVE = 2.0  # seconds that closing waits for a POST that is under way
 _GONE = 410
@@ -79,7 +79,10 @@ class Subscription:
 
 @dataclass(slots=True)
 class _Line:
-    """What one process knows of a receiver. `place`: all up to it is done with; `written`: what the ledger knows."""
+    """What one process knows of a receiver. `place`: all up to it is done with; `written`: what the ledger knows.
+
+    `checkpoint`: the newest one that waits.
+    """
 
     wanted: Subscription
     woken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -87,7 +90,14 @@ class _Line:
     written: int = 0
     checkpoint: bytes | None = None
     checkpoint_id: str = ""
+    checkpoint_failed: int = 0  # times in a row
+    checkpoint_after: float = 0.0  # of the loop's clock: not tried before
     failing: bool = False
+
+    def pause(self) -> float:
+        """Seconds to the next look, where nothing wakes us."""
+        wait = self.checkpoint_after - asyncio.get_running_loop().time()
+        return _SELDOM if self.checkpoint is None or wait <= 0 else min(wait, _SELDOM)
 
 
 class Deliverer:
@@ -200,7 +210,7 @@ class Deliverer:
                 await self._closed_within(self._look)
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(_SELDOM):
+                async with asyncio.timeout(line.pause()):
                     await line.woken.wait()
         await self._write_down(line)
 
@@ -267,8 +277,19 @@ class Deliverer:
     async def _send_checkpoint(self, line: _Line) -> None:
         """Tell the newest checkpoint; a failure leaves it for the next turn, unless there is a newer one then."""
         body, identity = line.checkpoint, line.checkpoint_id
-        if body is not None and await self._tried(line, identity, body) is None and line.checkpoint is body:
-            line.checkpoint = None
+        clock = asyncio.get_running_loop().time
+        if body is None or clock() < line.checkpoint_after:
+            return
+        failure = await self._tried(line, identity, body)
+        if failure is None:
+            line.checkpoint_failed = 0
+            if line.checkpoint is body:
+                line.checkpoint = None
+            return
+        line.checkpoint_failed += 1
+        line.checkpoint_after = clock() + self._wait(line.checkpoint_failed, failure)
+        if failure.detail.get("status") == _GONE:
+            await self._stopped(line, str(failure))
 
     async def _stopped(self, line: _Line, why: str) -> None:
         log.error("a webhook is gone and is told nothing more", webhook=line.wanted.name, reason=why)

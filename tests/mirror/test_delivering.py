@@ -298,6 +298,21 @@ async def test_checkpoints_go_to_who_wants_them(tmp_path: Path) -> None:
     assert ["pinned 1"] == other.told
 
 
+async def test_a_checkpoint_waits_as_events_do(tmp_path: Path) -> None:
+    """Not before `Retry-After`, however often something else wakes us; and 410 ends it."""
+    busy, gone = Hook("busy", failure=UpstreamUnavailable("busy", retry_after=600)), Hook("gone")
+    gone.failure = Denied("gone", status=410)
+    async with opened(tmp_path) as ledger, delivering(ledger, busy, gone, events=("checkpoint",)) as deliverer:
+        await begun(ledger, "busy", "gone")
+        for number in range(5):
+            deliverer.checkpoint(f"note {number}", {"size": number})
+            await ledger.add(tag(f"{number}"), content("a"), "s")
+            await until(lambda: bool(busy.tried and gone.tried))
+            await asyncio.sleep(0.05)
+        stopped = {each.name: bool(each.stopped) for each in await ledger.deliveries.receivers()}
+    assert ([1, 1], {"busy": False, "gone": True}) == ([len(busy.tried), len(gone.tried)], stopped)
+
+
 async def test_a_test_event_says_so() -> None:
     """It is what the person asked for, and nothing of the journal."""
     hook = Hook()
