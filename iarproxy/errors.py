@@ -70,23 +70,29 @@ class UnknownBlob(Refused):
 
 
 class Denied(Refused):
-    """Policy, or upstream's access control, says no."""
+    """Policy, or upstream's access control, says no.
+
+    Attributes:
+        reason: why, as one word of a few, such as `tag-drift`: it is counted by.
+    """
+
+    def __init__(self, message: str, reason: str = "policy", **detail: str | int | None) -> None:
+        super().__init__(message, **detail)
+        self.reason = reason
 
 
 class Recalled(Denied):
     """Content that a person recalled, that contains such content, or that cannot be looked through for it."""
 
+    def __init__(self, message: str, **detail: str | int | None) -> None:
+        super().__init__(message, "recalled", **detail)
+
 
 class Stopped(Denied):
     """Policy says no, in the form that ends the pull of a client which would go on to the real upstream otherwise.
 
-    Attributes:
-        reason: one word that the client's own error will show, such as `tag-drift`.
+    The client's own error will show the reason.
     """
-
-    def __init__(self, message: str, reason: str, **detail: str | int | None) -> None:
-        super().__init__(message, **detail)
-        self.reason = reason
 
 
 class RangeUnsatisfiable(Refused):

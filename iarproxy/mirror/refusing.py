@@ -80,7 +80,7 @@ def refused_by_policy(form: RefusalForm, reason: str, message: str, **detail: st
     """The refusal of a tag for another reason than drift, in the configured form."""
     match form:
         case RefusalForm.ERROR:
-            return Denied(message, **detail)
+            return Denied(message, reason, **detail)
         case RefusalForm.STOP:
             return Stopped(message, reason, **detail)
         case _:
@@ -120,9 +120,9 @@ def refused_for_drift(pin: Pin, drift: DriftState | None, rule: TagRule) -> Deni
         case OnDrift.KEEP:
             return None
         case OnDrift.DENY:
-            return Denied(_moved(pin, offered), **_facts(pin, offered))
+            return Denied(_moved(pin, offered), _DRIFT, **_facts(pin, offered))
         case OnDrift.STOP:
-            return Stopped(_moved(pin, offered), "tag-drift", **_facts(pin, offered))
+            return Stopped(_moved(pin, offered), _DRIFT, **_facts(pin, offered))
         case _:
             assert_never(rule.on_drift)
 

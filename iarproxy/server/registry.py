@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from aiohttp.http import HttpVersion10, HttpVersion11
 
-from iarproxy.errors import Denied, Malformed, Recalled, Stopped, Unsupported
+from iarproxy.errors import Denied, Malformed, Stopped, Unsupported
 from iarproxy.oci import Digest, Tag, TagReference
 from iarproxy.oci.request import BlobTarget, Catalog, ManifestTarget, Ping, ReferrersTarget, TagsTarget, parse_request
 from iarproxy.oci.routing import Place, Routes
@@ -135,10 +135,7 @@ class Answering:
     def _note_denial(self, error: Exception) -> None:
         """Count what policy denied; a client that is stopped is stopped for the same reasons."""
         if self._face.count is not None and isinstance(error, Denied):
-            reason = (
-                error.reason if isinstance(error, Stopped) else "recalled" if isinstance(error, Recalled) else "policy"
-            )
-            self._face.count.denied(reason)
+            self._face.count.denied(error.reason)
 
     async def _answer(self, exchange: Exchange) -> None:
         request = exchange.request

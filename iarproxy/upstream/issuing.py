@@ -173,7 +173,7 @@ class Issuer:
         name, host, status = self._client.name, realm.url.host, answer.status
         text = f"the token server {host} of {name} answered {status} for {realm.scope} to {user_of(credential)}"
         if status in (400, 401, 403, 404):
-            return Denied(text, upstream=name, status=status)
+            return Denied(text, "upstream", upstream=name, status=status)
         if status == 429:  # noqa: PLR2004  # the status is its own name
             return UpstreamBusy(text, upstream=name, status=status, retry_after=answer.retry_after)
         return UpstreamUnavailable(text, upstream=name, status=status, retry_after=answer.retry_after)

@@ -55,7 +55,7 @@ class Refusal:
         if self.status == 429:  # noqa: PLR2004  # the status is its own name
             left = self.until - now if self.named else None
             return UpstreamBusy(text, upstream=self.upstream, status=self.status, retry_after=left)
-        return Denied(text, upstream=self.upstream, status=self.status)
+        return Denied(text, "upstream", upstream=self.upstream, status=self.status)
 
 
 class SharedTokens:

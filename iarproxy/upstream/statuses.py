@@ -49,9 +49,8 @@ async def failure(client: Client, landed: Landed, what: str, missing: type[Refus
             return kind(f"{name} has no {what} ({said})", upstream=name, status=status)
         case 401 | 403 | 451 if landed.home:
             remedy = "if it is private, set username and password_file (or auth_file, or credential_helper) for it"
-            return Denied(
-                f"{name} refuses access to {what} ({said}); {remedy}", upstream=name, status=status, said_by="registry"
-            )
+            text = f"{name} refuses access to {what} ({said}); {remedy}"
+            return Denied(text, "upstream", upstream=name, status=status, said_by="registry")
         case 429:
             text = f"{name} answered {said} for {what}: its rate limit is used up"
             return UpstreamBusy(text, upstream=name, status=status, retry_after=retry_after)
