@@ -33,9 +33,9 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
         raise Refused(f"{target} exists; name a new file") from None
     except OSError as error:
         raise Refused(f"{target} cannot be made: {error.strerror}") from error
-    with os.fdopen(descriptor, "wb") as sink:
-        try:
+    try:
+        with os.fdopen(descriptor, "wb") as sink:
             yield sink
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
+    except BaseException:  # closing may fail too: what it holds back it writes then
+        target.unlink(missing_ok=True)
+        raise
