@@ -84,13 +84,14 @@ def transaction(connection: Connection, kind: str = "DEFERRED") -> Iterator[None
 
 @contextmanager
 def savepoint(connection: Connection) -> Iterator[None]:
-    """A step inside a transaction: undone on failure, while the transaction goes on."""
+    """A step inside a transaction: undone on failure, while the transaction goes on, unless SQLite ended that too."""
     connection.exec_driver_sql("SAVEPOINT step")
     try:
         yield
     except BaseException:
-        connection.exec_driver_sql("ROLLBACK TO step")
-        connection.exec_driver_sql("RELEASE step")
+        if is_in_transaction(connection):
+            connection.exec_driver_sql("ROLLBACK TO step")
+            connection.exec_driver_sql("RELEASE step")
         raise
     connection.exec_driver_sql("RELEASE step")
 
@@ -130,9 +131,14 @@ def _switch(connection: Connection, mode: str) -> None:
         raise LedgerUnavailable(f"the ledger keeps its journal mode {found} and cannot be switched to {mode} now")
 
 
-def _roll_back(connection: Connection) -> None:
+def is_in_transaction(connection: Connection) -> bool:
+    """Whether there is one; where a disk is full, or fails, SQLite itself rolls back all of it."""
     raw = connection.connection.dbapi_connection
-    if isinstance(raw, sqlite3.Connection) and raw.in_transaction:  # SQLite itself rolls back on some failures
+    return isinstance(raw, sqlite3.Connection) and raw.in_transaction
+
+
+def _roll_back(connection: Connection) -> None:
+    if is_in_transaction(connection):
         connection.exec_driver_sql("ROLLBACK")
 
 

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 
 from iarproxy.errors import IarproxyError, LedgerDamaged, LedgerUnavailable
 from iarproxy.ledger import admission, attached, drift, journal, pins, recalls
-from iarproxy.ledger.connection import failures, meaning_of, savepoint, transaction
+from iarproxy.ledger.connection import failures, is_in_transaction, meaning_of, savepoint, transaction
 from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import JournalFile
 from iarproxy.ledger.lock import FileLock
@@ -144,7 +144,9 @@ class Database:
         try:
             with savepoint(self.connection):
                 return work(tx)
-        except Exception as failure:  # noqa: BLE001 (rule 1: the caller of this piece of work gets it, not the others)
+        except Exception as failure:  # rule 1: the caller of this piece of work gets it, not the others
+            if not is_in_transaction(self.connection):
+                raise  # nothing of the batch is left, and what came now would be outside of all transactions
             tx.rewind(before)
             return self._translated(failure)
 

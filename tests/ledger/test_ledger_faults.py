@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from iarproxy.ledger.journal_file import Disk
 from iarproxy.ledger.lock import FileLock
 from iarproxy.ledger.pins import standing
 from iarproxy.ledger.thread import LedgerThread
+from iarproxy.ledger.transaction import Transaction
 from iarproxy.ledger.values import Unpinned
 from ledger_world import SOURCE, content, database, opened, pin_name, repinning, tag
 
@@ -103,6 +104,26 @@ async def test_a_sync_that_fails_is_not_believed_later(path: Path, held: Databas
     assert _lines(path) == 4
     async with opened(path, empty=False) as ledger:
         assert (await ledger.verify()).problems == ()
+
+
+async def test_a_full_disk_that_ends_the_transaction(held: Database) -> None:
+    """SQLite rolls back all of a batch then: everybody in it is told why, and nothing of it is written."""
+
+    def fail(tx: Transaction) -> object:
+        tx.connection.exec_driver_sql("ROLLBACK")
+        failure = sqlite3.OperationalError("database or disk is full")
+        failure.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise failure
+
+    names = [pin_name("first"), pin_name("later")]
+    first, later = (partial(admit, name=name, descriptor=content("x"), source=SOURCE) for name in names)
+    works: list[Callable[[Transaction], object]] = [first, fail, later]
+    with pytest.raises(LedgerUnavailable, match="cannot be used now: database or disk is full") as told:
+        held.write(works)
+    assert not isinstance(told.value, LedgerDamaged)
+    found = held.read([partial(standing, name=name) for name in names])
+    assert [True, True] == [isinstance(each, Unpinned) for each in found]
+    assert "a" == _added(held, "a").reference.tag.value
 
 
 def test_a_lock_that_nobody_lets_go(tmp_path: Path) -> None:
