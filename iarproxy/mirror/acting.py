@@ -18,6 +18,7 @@ from typing import assert_never
 from iarproxy.errors import Conflict, Refused, StoreFull, UnknownManifest
 from iarproxy.ledger import Change, Event, EventKind, Pin, PinSet
 from iarproxy.mirror.mirror import Mirror
+from iarproxy.mirror.refusing import insist_on_image
 from iarproxy.oci import Descriptor, Digest, TagReference
 from iarproxy.trust import Mode, TagRule
 from iarproxy.trust.environments import Environment, PinsFrom
@@ -130,6 +131,7 @@ class Acting:
 
     async def _content(self, reference: TagReference, digest: Digest) -> Descriptor:
         answer = await self._mirror.manifest(reference.repository, digest)
+        insist_on_image(reference, answer)
         if self._mirror.store.find(digest) is None:
             raise StoreFull(f"{digest} cannot be kept: the disk is full; a pin needs its manifest on disk")
         return answer.descriptor

@@ -18,6 +18,7 @@ from typing import TypeVar
 from iarproxy.errors import Denied, IarproxyError, LedgerDamaged, Malformed, StoreFull, UnknownManifest, UnknownName
 from iarproxy.ledger import Change, EventKind, Ledger, Pin, Unpinned
 from iarproxy.mirror.mirror import Mirror
+from iarproxy.mirror.refusing import insist_on_image
 from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, TagReference, parse_manifest
 from iarproxy.oci.cluster_lock import Pinned
 from iarproxy.oci.lock import Lock, Locked, Skipped, locked
@@ -179,7 +180,9 @@ class Locking:
         repository = entry.reference.repository
         if repository.registry not in self._upstreams:
             raise UnknownName(f"{repository.registry} is not one of the configured upstreams")
-        found = (await self._mirror.manifest(repository, entry.digest)).descriptor
+        answer = await self._mirror.manifest(repository, entry.digest)
+        insist_on_image(entry.reference, answer)
+        found = answer.descriptor
         if self._mirror.store.find(entry.digest) is None:
             raise StoreFull(f"{entry.digest} cannot be kept: the disk is full; a pin needs its manifest on disk")
         if entry.size not in (None, found.size):

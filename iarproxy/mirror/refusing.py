@@ -15,13 +15,13 @@ from typing import assert_never
 
 import structlog
 
-from iarproxy.errors import Denied, Stopped, StoreUnavailable
+from iarproxy.errors import Denied, Malformed, Stopped, StoreUnavailable
 from iarproxy.ledger import DEFAULT, DriftState, Pin
 from iarproxy.mirror.access import Access
-from iarproxy.mirror.answers import RefusalAnswer
+from iarproxy.mirror.answers import ManifestAnswer, RefusalAnswer
 from iarproxy.mirror.memory import ManifestMemory
 from iarproxy.oci import Digest, TagReference, parse_manifest
-from iarproxy.oci.refusal import EMPTY, Refusal, refuse
+from iarproxy.oci.refusal import EMPTY, Refusal, is_refusal, refuse
 from iarproxy.store import Store
 from iarproxy.trust import OnDrift, RefusalForm, TagRule
 from iarproxy.trust.environments import Environment, PinsFrom
@@ -74,6 +74,19 @@ class Refusing:
         self._kept[reference, refusal.digest] = None
         if len(self._kept) > _REMEMBERED:
             del self._kept[next(iter(self._kept))]
+
+
+def insist_on_image(reference: TagReference, answer: ManifestAnswer) -> None:
+    """Raise where a person is about to pin what a client showed as the digest of a tag that was refused (rule 2).
+
+    Raises:
+        Malformed: that is what it is.
+    """
+    if is_refusal(answer.raw):
+        digest = answer.descriptor.digest
+        raise Malformed(
+            f"{digest} is no image: it is how a mirror refuses a tag; `iarproxy explain {reference}` tells why"
+        )
 
 
 def refused_by_policy(form: RefusalForm, reason: str, message: str, **detail: str | int | None) -> Denied:

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 import orjson
 
 from iarproxy.oci.digest import Digest
+from iarproxy.oci.manifest import parse_manifest
 from iarproxy.oci.media_types import OCI_MANIFEST
 
 EMPTY = b"{}"  # what its config and layer hold
 _EMPTY_DIGEST = Digest.of(EMPTY)
+_TYPES = "application/vnd.iarproxy.refused."
 _REASON = re.compile(r"[a-z][a-z0-9-]{0,40}", re.ASCII)
 
 
@@ -45,7 +47,7 @@ def refuse(reason: str, facts: Mapping[str, str]) -> Refusal:
     """
     if _REASON.fullmatch(reason) is None:
         raise ValueError(f"no reason for a refusal: {reason!r}")
-    media_type = f"application/vnd.iarproxy.refused.v1.{reason}-refused+json"
+    media_type = f"{_TYPES}v1.{reason}-refused+json"
     nothing = {"mediaType": media_type, "digest": str(_EMPTY_DIGEST), "size": len(EMPTY)}
     document = {
         "schemaVersion": 2,
@@ -55,3 +57,11 @@ def refuse(reason: str, facts: Mapping[str, str]) -> Refusal:
         "annotations": {f"dev.iarproxy.refused.{key}": value for key, value in sorted(facts.items())},
     }
     return Refusal(media_type, orjson.dumps(document))
+
+
+def is_refusal(raw: bytes) -> bool:
+    """Whether an acceptable manifest is a refusal, ours or that of another mirror."""
+    if _TYPES.encode() not in raw:
+        return False
+    config = parse_manifest(raw).config
+    return config is not None and config.media_type.startswith(_TYPES)

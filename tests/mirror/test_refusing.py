@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
-from iarproxy.errors import Denied, Stopped
+from iarproxy.errors import Denied, Malformed, Stopped
+from iarproxy.mirror.acting import Act, Acting
+from iarproxy.mirror.locking import Locking
 from iarproxy.oci import Digest, Tag
+from iarproxy.oci.lock import Locked
 from iarproxy.oci.media_types import OCI_MANIFEST
 from iarproxy.oci.refusal import EMPTY
+from iarproxy.trust.environments import FIRST_FETCHES
 from images import small_image
 from registry import FakeRegistry
 from world import World, a_world
@@ -115,3 +119,20 @@ async def test_names_that_clients_choose_fill_no_disk(tmp_path: Path, registry: 
             kept += world.store.find(refusal.digest) is not None
             assert refusal.raw == (await world.mirror.manifest(reference.repository, refusal.digest)).raw
         assert 0 < kept < 300
+
+
+async def test_no_act_pins_a_refusal(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Rule 2: a person who names the digest that a stopped client showed is told what it is; lock files too."""
+    async with a_world(tmp_path, registry, tags=STOP) as world:
+        old, _ = await drifted(world)
+        refusal = (await world.mirror.refusal(world.reference(), await stopped(world))).refusal
+        acting = Acting(world.mirror, world.upstreams, ())
+        with pytest.raises(Malformed, match="how a mirror refuses a tag"):
+            await acting.repin(Act(FIRST_FETCHES, world.reference(), "r", "ann"), old, refusal.digest)
+        with pytest.raises(Malformed, match="how a mirror refuses a tag"):
+            await acting.approve(Act(FIRST_FETCHES, world.reference("2"), "r", "ann"), refusal.digest)
+        locking = Locking(world.mirror, world.ledger, world.upstreams, ())
+        held, failed = await locking.fetch([Locked(world.reference("3"), refusal.digest)], lambda: None)
+        assert ({}, [Malformed]) == (held, [type(each.error) for each in failed])
+        pins = await world.ledger.pins()
+        assert [old] == [each.descriptor.digest for each in pins]
