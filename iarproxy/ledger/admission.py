@@ -11,7 +11,7 @@ Rule 3: a candidate is what upstream offered last for a name without a pin, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeAlias, assert_never
 
@@ -109,13 +109,7 @@ def admit(tx: Transaction, name: Name, descriptor: Descriptor, source: str, term
     found = pins.standing(tx.connection, name)
     if isinstance(found, Pin):
         return found
-    facts = Facts(
-        offered=descriptor.digest,
-        expected=seeds.expected(tx.connection, name),
-        past=_past(found),
-        first_seen=first_seen(tx.connection, descriptor.digest) if terms.cool_down else None,
-        now=tx.now(),
-    )
+    facts = _facts(tx.connection, found, descriptor.digest, terms, tx.now())
     said = admission(terms, facts)
     match said:
         case Admitted():
@@ -124,6 +118,16 @@ def admit(tx: Transaction, name: Name, descriptor: Descriptor, source: str, term
             return _withhold(tx, Withheld(name, descriptor, facts.now, source, said))
         case _:
             assert_never(said)
+
+
+def _facts(connection: Connection, found: Unpinned, offered: Digest, terms: Terms, now: datetime) -> Facts:
+    return Facts(
+        offered=offered,
+        expected=seeds.expected(connection, found.name),
+        past=_past(found),
+        first_seen=first_seen(connection, offered) if terms.cool_down else None,
+        now=now,
+    )
 
 
 def first_seen(connection: Connection, digest: Digest) -> datetime | None:
@@ -149,6 +153,15 @@ def candidate(connection: Connection, name: Name) -> Withheld | None:
     """What is withheld from a name; None: nothing is, as far as is known."""
     row = connection.execute(_CANDIDATE, key_of(name)).one_or_none()
     return None if row is None else _value(row)
+
+
+def still_withheld(connection: Connection, name: Name, terms: Terms, now: datetime) -> Withheld | None:
+    """The candidate, judged anew: rules, seeds and the time may be others than when it was offered; None: it may in."""
+    found, offered = pins.standing(connection, name), candidate(connection, name)
+    if isinstance(found, Pin) or offered is None:
+        return None
+    said = admission(terms, _facts(connection, found, offered.descriptor.digest, terms, now))
+    return None if isinstance(said, Admitted) else replace(offered, why=said)
 
 
 def waiting(connection: Connection, environment: str, after: Key, limit: int) -> tuple[list[Withheld], Key | None]:

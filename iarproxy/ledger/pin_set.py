@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -167,6 +168,11 @@ class PinSet:
     async def candidate(self, reference: TagReference) -> Withheld | None:
         """What is withheld from a tag, as any process saw it last."""
         return await self._thread.read(partial(admission.candidate, name=self._name(reference)))
+
+    async def still_withheld(self, reference: TagReference, terms: Terms, now: datetime) -> Withheld | None:
+        """As `candidate`, judged anew as `admit` would at `now`; None: nothing is withheld. Raises as `pin_of`."""
+        look = partial(admission.still_withheld, name=self._name(reference), terms=terms, now=now)
+        return await self._noting(reference, self._thread.read(look))
 
     async def waiting(self, *, after: TagReference | None = None, limit: int = 1000) -> list[Withheld]:
         """At most `limit` candidates whose tags come after `after`, in the order of `pins`. Fewer: no more."""

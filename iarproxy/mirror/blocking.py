@@ -10,9 +10,10 @@ from iarproxy.errors import Refused, UnknownName
 from iarproxy.ledger import DriftState, Pin, Unpinned, Withheld
 from iarproxy.mirror.refusing import acceptance, refused_as_absent, refused_by_rule, refused_for_drift
 from iarproxy.mirror.withholding import refused_as_withheld
-from iarproxy.oci import Reference, TagReference
+from iarproxy.oci import Digest, Reference, TagReference
 from iarproxy.trust import Mode, RefusalForm, TagRule
 from iarproxy.trust.environments import Environment, PinsFrom
+from iarproxy.trust.policy import Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class Standing:
     Attributes:
         upstream: the URL that is asked; None: the registry is not in the closed list.
         rule: None for a digest.
+        withheld: what would be withheld now, were upstream to offer what it offered last.
+        expected: what a seed says.
         past: how it is that a tag has no pin any more; None: it has one, or never had.
     """
 
@@ -33,6 +36,7 @@ class Standing:
     past: Unpinned | None = None
     drift: DriftState | None = None
     withheld: Withheld | None = None
+    expected: Digest | None = None
 
 
 def blocks(standing: Standing, recalled: Refused | None) -> tuple[Refused, ...]:
@@ -73,8 +77,8 @@ def _changes(standing: Standing) -> Sequence[str]:
     if not isinstance(reference, TagReference) or (standing.rule and standing.rule.mode is not Mode.PIN):
         return ()
     if pin is None:
-        removed = standing.past is not None and not standing.past.retired and standing.withheld is None
-        return [f"iarproxy pins approve {reference} --digest DIGEST --reason TEXT{where}"] if removed else ()
+        approve = f"iarproxy pins approve {reference} --digest DIGEST --reason TEXT{where}"
+        return [approve] if _needs_approval(standing) else ()
     pinned, drift = pin.descriptor.digest, standing.drift
     match standing.environment.pins_from:
         case PinsFrom.PROMOTION:
@@ -89,6 +93,16 @@ def _changes(standing: Standing) -> Sequence[str]:
             return [repin, accept] if offered and drift and drift.alarms else [repin]
         case _:
             assert_never(standing.environment.pins_from)
+
+
+def _needs_approval(standing: Standing) -> bool:
+    """Whether only a person's approval lets a tag without a pin in, and what is offered is not known yet."""
+    if standing.withheld is not None or not standing.environment.pins_first_fetches:
+        return False
+    if standing.past is not None:
+        return not standing.past.retired
+    admit = Admission.ANY if standing.rule is None else standing.rule.admit
+    return admit is Admission.APPROVED or (admit is Admission.SEEDED and standing.expected is None)
 
 
 def _where(environment: Environment) -> str:

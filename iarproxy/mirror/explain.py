@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import assert_never
 
 from iarproxy.errors import Refused, UnknownManifest
@@ -14,7 +15,9 @@ from iarproxy.mirror.holding import Held, Holding
 from iarproxy.oci import Digest, Reference, TagReference
 from iarproxy.store import Store
 from iarproxy.trust import Mode, TagRule
+from iarproxy.trust.admission import Terms
 from iarproxy.trust.environments import FIRST_FETCHES, Environment
+from iarproxy.trust.policy import Admission
 from iarproxy.upstream import Upstreams, UpstreamStanding
 
 
@@ -70,7 +73,9 @@ class Explain:
         rules: Sequence[TagRule],
         upstreams: Upstreams,
         environments: Sequence[Environment],
+        now: Callable[[], datetime],
     ) -> None:
+        self._now = now
         self._store = store
         self._ledger = ledger
         self._documents = documents
@@ -119,17 +124,19 @@ class Explain:
         if not isinstance(reference, TagReference):
             return Standing(environment, reference, upstream)
         pins = self._ledger.within(environment.name)
+        rule = environment.rule_for(reference, self._rules)
         found = await pins.standing(reference)
         await pins.pin_of(reference)  # brings its drift state into memory
         return Standing(
             environment,
             reference,
             upstream,
-            rule=environment.rule_for(reference, self._rules),
+            rule=rule,
             pin=found if isinstance(found, Pin) else None,
             past=found if isinstance(found, Unpinned) and found.revision else None,
             drift=pins.peek_drift(reference) if environment.pins_first_fetches else None,
-            withheld=await pins.candidate(reference),
+            withheld=await pins.still_withheld(reference, Terms(rule.admit, rule.cool_down), self._now()),
+            expected=await self._ledger.seeds.of(environment.name, reference),
         )
 
     async def _made(self, reference: Reference, pins: PinSet) -> Event | None:
@@ -180,7 +187,23 @@ def _pinned_outcome(standing: Standing) -> str:
     if standing.past is not None and not standing.past.retired:
         return "refused until a person approves what upstream offers: the pin was removed"
     if standing.pin is None:
-        return "the first pull pins it to what upstream offers then"
+        return _unpinned_outcome(standing)
     if drift is None or not drift.alarms:
         return "the pinned digest"
     return f"the pinned digest, with a Warning header: upstream's tag has {drift.verdict}"
+
+
+def _unpinned_outcome(standing: Standing) -> str:
+    """What the rule has for whoever pulls a tag first that never had a pin, or that retention took away."""
+    rule, first = standing.rule, "the first pull pins it to what upstream offers then"
+    if standing.past is not None:
+        return f"the next pull pins it to {standing.past.was} where upstream offers that; else a person has to approve"
+    if rule is not None and rule.admit is Admission.APPROVED:
+        return "refused until a person approves what upstream offers: its tag rule admits nothing else"
+    if standing.expected is not None:
+        return f"the first pull pins it to {standing.expected}, as a seed says; refused if upstream offers another"
+    if rule is not None and rule.admit is Admission.SEEDED:
+        return "refused: it is in no lock file, and its tag rule admits nothing else"
+    if rule is not None and rule.cool_down:
+        return f"{first}, unless that was first seen here less than {rule.cool_down} ago: that is refused until then"
+    return first

@@ -98,6 +98,7 @@ class _Given:
             rules=self.rules,
             upstreams=self.upstreams,
             environments=self.environments,
+            now=self.now,
         )
 
     def promotion(self, documents: Documents, holding: Holding, surveying: Surveying, keeping: Attaching) -> Promotion:

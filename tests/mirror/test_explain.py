@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,46 @@ async def test_a_registry_that_is_no_upstream(world: World) -> None:
     assert ["unknown.example is not one of the configured upstreams"] == [
         str(each).partition(";")[0] for each in found.blocked
     ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "seeded", "says", "command"),
+    [
+        ({}, False, "the first pull pins it to what upstream offers", None),
+        ({"admit": "approved"}, False, "refused until a person approves", "pins approve"),
+        ({"admit": "approved"}, True, "refused until a person approves", "pins approve"),
+        ({"admit": "seeded"}, False, "refused: it is in no lock file", "pins approve"),
+        ({"admit": "seeded"}, True, "as a seed says", None),
+        ({"cool_down": "72h"}, False, "less than 3 days, 0:00:00 ago", None),
+    ],
+)
+async def test_a_tag_that_nobody_pulled(
+    tmp_path: Path, registry: FakeRegistry, rule: dict[str, str], says: str, command: str | None, *, seeded: bool
+) -> None:
+    """What its first pull would meet is told by its rule and its seed."""
+    async with a_world(tmp_path, registry, tags=[{"match": "**"} | rule]) as world:
+        if seeded:
+            await world.ledger.seeds.put([(DEFAULT, world.reference(), small_image().digest)], reason="r", actor="ann")
+        found = await world.mirror.explain.reference(world.reference())
+        assert says in found.outcome
+        assert [command is not None] * len(found.changes) == [str(command) in each for each in found.changes]
+        assert bool(command) is bool(found.changes)
+
+
+async def test_what_was_withheld_is_judged_anew(tmp_path: Path, registry: FakeRegistry) -> None:
+    """A cool-down that is over and a rule that was changed block nothing, though upstream was not asked since."""
+    offered = registry.content.publish("team/app", "1", small_image())
+    async with a_world(tmp_path, registry, tags=[{"match": "**", "cool_down": "72h"}]) as world:
+        await _refusal(world, DEFAULT)
+        assert (await world.mirror.explain.reference(world.reference())).blocked
+        world.clock.advance(timedelta(hours=73))
+        found = await world.mirror.explain.reference(world.reference())
+        assert ((), None) == (found.blocked, found.withheld)
+        assert offered.digest == (await world.tag()).descriptor.digest
+    registry.content.publish("team/app", "2", small_image(2))
+    async with a_world(tmp_path, registry, tags=[{"match": "**", "admit": "approved"}]) as world:
+        with pytest.raises(Refused):
+            await world.tag("2")
+    async with a_world(tmp_path, registry) as world:
+        found = await world.mirror.explain.reference(world.reference("2"))
+        assert ((), "the first pull pins it to what upstream offers then") == (found.blocked, found.outcome)
