@@ -18,7 +18,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
-from iarproxy.errors import Denied, IarproxyError, Malformed, Unavailable
+from iarproxy.errors import Denied, IarproxyError, Malformed, Recalled, Unavailable
 from iarproxy.ledger import Change, EventKind, Ledger, Pin
 from iarproxy.ledger.attached import AttachedManifest, attachment
 from iarproxy.mirror.documents import Documents
@@ -167,6 +167,8 @@ class Promotion:
         if fetch and held is not Held.COMPLETE:
             try:
                 await self._holding.complete(repository, digest)
+            except Recalled:  # it was seen only now, in a part that was not held
+                raise
             except IarproxyError as error:
                 failure = error
             held = await self._holding.of(digest)

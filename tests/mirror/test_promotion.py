@@ -279,6 +279,21 @@ async def test_a_recalled_digest_is_not_promoted(world: World) -> None:
     assert "stolen" in refused.outcomes[0]
 
 
+@pytest.mark.parametrize("partial", [False, True])
+async def test_what_is_recalled_in_a_part_that_was_not_held_is_not_promoted(world: World, *, partial: bool) -> None:
+    """It is seen as soon as the promotion brings that part in; to take the rest in part is not offered."""
+    old = await pinned(world, 2)
+    child = small_image(1)
+    published = world.registry.content.publish("team/app", "1", index([child]))
+    new = (await world.mirror.manifest(world.repository(), published.digest)).descriptor
+    await world.ledger.repin(world.reference(), old.digest, new, reason="new", actor="ann", source=world.registry.url)
+    await world.ledger.recalls.recall([child.layers[0]], reason="stolen", actor="ann")
+    refused = await promote(world.mirror.promotion, order(world.reference(), partial=partial))
+    assert refused.outcomes[0].startswith("NotPromoted: ")
+    assert ("stolen" in refused.outcomes[0], "--partial" in refused.outcomes[0]) == (True, False)
+    assert None is await stands_for(world, world.reference())
+
+
 async def test_a_withheld_digest_is_not_promoted(world: World) -> None:
     """What waits for an approval in the target does not come in by another door."""
     published = await pinned(world)
