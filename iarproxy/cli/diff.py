@@ -107,7 +107,7 @@ def _print(compared: _Compared, *, hinted: bool) -> None:
     print_table(
         ["CHANGE", "REFERENCE", "A", "B"],
         [[mark(each), str(each.reference), str(each.before or ""), str(each.after or "")] for each in compared.found],
-        empty="Nothing differs.",
+        empty="Nothing is known to differ." if compared.unknown else "Nothing differs.",
     )
 
 

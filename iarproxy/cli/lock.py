@@ -133,8 +133,8 @@ def import_lock(
     if seeds and (repin or prune):
         raise typer.BadParameter("--seeds records what is expected, and changes no pin; leave --repin and --prune out")
     lock = read_lock(lock_files.read(file), lock_files.shown(file), form, prefix)
-    why, actor = reason.strip() or f"imported from {lock_files.shown(file)}", kernel_actor()
-    act = _Act(lock_files.shown(file), why[:1000], actor, repin=repin, prune=prune)
+    why, actor = reason.strip() or f"imported from {lock_files.shown(file)}"[:1000], kernel_actor()
+    act = _Act(lock_files.shown(file), why, actor, repin=repin, prune=prune)
 
     async def command(rooms: Rooms) -> _Told:
         environment = environment_of(rooms.config, env)

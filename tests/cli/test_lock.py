@@ -131,11 +131,14 @@ def test_an_environment_of_locks(machine: Machine) -> None:
     one, two = machine.publish(1), machine.publish(2, tag="2")
     both = write(machine, "both.txt", ("1", one), ("2", two))
     assert "lock import FILE --env prod" in machine.run("pins", "list", "--env", "prod").out
+    why = "because " * 150
     assert (0, {"1": one, "2": two}, {}) == (
-        machine.run("lock", "import", both, "--env", "prod").code,
+        machine.run("lock", "import", both, "--env", "prod", "--reason", why).code,
         pinned(machine, "prod"),
         pinned(machine),
     )
+    history = machine.run("pins", "history", REFERENCE, "--env", "prod", "--json").json
+    assert [why.strip()] == [event["reason"] for event in history]
     less = write(machine, "less.txt", ("1", one))
     kept = machine.run("lock", "import", less, "--env", "prod")
     assert (0, True, {"1": one, "2": two}) == (kept.code, "not in the file" in kept.out, pinned(machine, "prod"))
@@ -177,6 +180,7 @@ def test_diff(machine: Machine) -> None:
     machine.registry.act("stop")
     silent = machine.run("diff", file, "upstream")
     assert (4, True) == (silent.code, f"{APP}:2: upstream says nothing" in silent.err)
+    assert "Nothing is known to differ.\n" == machine.run("diff", write(machine, "b.txt", ("2", two)), "upstream").out
     assert 2 == machine.run("diff", "upstream", "upstream").code
 
 
