@@ -25,6 +25,7 @@ from iarproxy.config.listening import ClientCertificates
 from iarproxy.errors import ConfigError
 from iarproxy.metrics import Metrics
 from iarproxy.mirror.chores import Chores
+from iarproxy.oci import DOCKER_HUB
 from iarproxy.server.admin import AdminFace
 from iarproxy.server.faces import Faces, ServeSettings, WorkerContext
 from iarproxy.server.registry import RegistryFace
@@ -166,6 +167,7 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             leaving=context.leaving,
             gauges=gauges,
             environments=config.environments,
+            registry=config.default_upstream or DOCKER_HUB,
             standings=rooms.upstreams.standings,
             explain=rooms.mirror.explain.reference,
             readings=(partial(telling.readings, rooms), partial(telling.pin_readings, rooms), signing.readings),

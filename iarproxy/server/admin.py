@@ -15,6 +15,7 @@ from aiohttp import web
 from iarproxy.errors import IarproxyError
 from iarproxy.ledger import DEFAULT, Pin
 from iarproxy.metrics import CONTENT_TYPE, Metrics
+from iarproxy.oci import DOCKER_HUB
 from iarproxy.server.api import Api, Explaining, Standings
 from iarproxy.server.reads import AdminRooms
 from iarproxy.server.replies import HEADERS, anonymous, as_json_errors, reply, soon
@@ -32,7 +33,7 @@ class AdminFace:
     """The admin and probes applications of one worker.
 
     `readings`: what else /metrics tells, by the rest of its name, with its labels if it has any.
-    `environments`: those that there are beside the default one.
+    `environments`: those that there are beside the default one. `registry`: the upstream of names that say none.
     """
 
     def __init__(
@@ -46,18 +47,19 @@ class AdminFace:
         explain: Explaining | None = None,
         readings: Sequence[Callable[[], Awaitable[Mapping[str, float]]]] = (),
         environments: Collection[str] = (),
+        registry: str = DOCKER_HUB,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._environments = (DEFAULT, *environments)
         self._rooms, self._metrics, self._leaving, self._clock = rooms, metrics, leaving, clock
         self._gauges, self._standings, self._readings = gauges, standings, readings
-        self._explain = explain
+        self._explain, self._registry = explain, registry
         self._counted: tuple[float, StoreStats] | None = None
 
     def application(self) -> web.Application:
         """Health, metrics and the API."""
         app = self.probes()
-        Api(self._rooms.ledger, self._environments, self._standings, self._explain).add_to(app)
+        Api(self._rooms.ledger, self._environments, self._standings, self._explain, self._registry).add_to(app)
         return app
 
     def probes(self) -> web.Application:

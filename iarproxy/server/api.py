@@ -27,7 +27,7 @@ from iarproxy.mirror.spelling import (
     used_as_json,
     withheld_as_json,
 )
-from iarproxy.oci import Digest, Reference, TagReference, parse_reference
+from iarproxy.oci import DOCKER_HUB, Digest, Reference, TagReference, parse_reference
 from iarproxy.server.reads import LedgerReads, PinReads
 from iarproxy.server.replies import reply, soon
 from iarproxy.upstream import UpstreamStanding
@@ -45,6 +45,7 @@ class Api:
     Attributes:
         environments: those that there are.
         standings: how upstreams stand with us.
+        registry: the upstream of names that say none, as for clients and commands.
         explain: everything known about a reference in an environment; None: it is not offered.
     """
 
@@ -52,6 +53,7 @@ class Api:
     environments: Collection[str]
     standings: Standings
     explain: Explaining | None
+    registry: str = DOCKER_HUB
 
     def add_to(self, app: web.Application) -> None:
         """Let `app` answer for all of it."""
@@ -66,14 +68,14 @@ class Api:
             app.router.add_get("/api/v1/explain/{reference:.+}", self._explain)
 
     async def _pins(self, request: web.Request) -> web.Response:
-        after, limit = _page(request)
+        after, limit = self._page(request)
         pins = await self._set(request).pins(after=after, limit=limit)
         last = str(pins[-1].reference) if len(pins) == limit else None
         damaged = [{"reference": each.reference, "reason": each.reason} for each in self.ledger.damaged()]
         return reply({"pins": [pin_as_json(pin) for pin in pins], "next": last, "damaged": damaged})
 
     async def _pin(self, request: web.Request) -> web.Response:
-        wanted = _tag(request.match_info["reference"])
+        wanted = self._tag(request.match_info["reference"])
         pins = self._set(request)
         pin = await pins.pin_of(wanted)
         if pin is None:
@@ -88,7 +90,7 @@ class Api:
         return reply({**pin_as_json(pin), **shown})
 
     async def _waiting(self, request: web.Request) -> web.Response:
-        after, limit = _page(request)
+        after, limit = self._page(request)
         found = await self._set(request).waiting(after=after, limit=limit)
         last = str(found[-1].name.reference) if len(found) == limit else None
         return reply({"waiting": [withheld_as_json(each) for each in found], "next": last})
@@ -105,8 +107,23 @@ class Api:
             raise UnknownName(f"no such environment: {named[:80]!r}; there are {known}")
         return named
 
+    def _page(self, request: web.Request) -> tuple[TagReference | None, int]:
+        """The `after` and `limit` of a request.
+
+        Raises:
+            Malformed: one of them is none.
+        """
+        after = request.query.get("after", "")
+        return (self._tag(after) if after else None), _limit(request)
+
+    def _tag(self, text: str) -> TagReference:
+        reference = parse_reference(text, self.registry)
+        if not isinstance(reference, TagReference):
+            raise Malformed(f"only tags are pinned: {text[:200]!r}")
+        return reference
+
     async def _drift(self, request: web.Request) -> web.Response:
-        after, limit = _page(request)
+        after, limit = self._page(request)
         found = await alarms.drifting(self.ledger, self._environment(request))
         rest = [each for each in found if after is None or each.pin.reference > after]
         page = [alarms.alarm_as_json(each) for each in await alarms.with_evidence(self.ledger, rest[:limit])]
@@ -114,7 +131,7 @@ class Api:
         return reply({"drifts": page, "next": last})
 
     async def _drift_of(self, request: web.Request) -> web.Response:
-        wanted = _tag(request.match_info["reference"])
+        wanted = self._tag(request.match_info["reference"])
         found = await alarms.of(self.ledger, self._environment(request), wanted)
         return reply(alarms.alarm_in_full(found))
 
@@ -131,18 +148,8 @@ class Api:
 
     async def _explain(self, request: web.Request) -> web.Response:
         assert self.explain is not None  # noqa: S101  # else there is no such route; for the type checker
-        wanted = parse_reference(request.match_info["reference"])
+        wanted = parse_reference(request.match_info["reference"], self.registry)
         return reply(explanation_as_json(await soon(self.explain(wanted, self._environment(request)))))
-
-
-def _page(request: web.Request) -> tuple[TagReference | None, int]:
-    """The `after` and `limit` of a request.
-
-    Raises:
-        Malformed: one of them is none.
-    """
-    after = request.query.get("after", "")
-    return (_tag(after) if after else None), _limit(request)
 
 
 def _limit(request: web.Request) -> int:
@@ -150,10 +157,3 @@ def _limit(request: web.Request) -> int:
     if not (limit.isascii() and limit.isdecimal() and 0 < int(limit[:9]) <= MAX_PAGE):
         raise Malformed(f"`limit` is a number from 1 to {MAX_PAGE}")
     return int(limit)
-
-
-def _tag(text: str) -> TagReference:
-    reference = parse_reference(text)
-    if not isinstance(reference, TagReference):
-        raise Malformed(f"only tags are pinned: {text[:200]!r}")
-    return reference

@@ -43,7 +43,7 @@ from iarproxy.trust.admission import AwaitsApproval, CoolingDown, NotSeeded, See
 from iarproxy.upstream import Spender, Standing, UpstreamStanding
 from iarproxy.upstream.limits import Quota
 from images import small_image
-from whole import whole
+from whole import OTHER, whole
 
 NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
 DESCRIPTOR = Descriptor(OCI_MANIFEST, Digest.of(b"m"), 1)
@@ -425,6 +425,20 @@ def test_what_upstreams_were_spared_is_counted() -> None:
         'iarproxy_upstream_remembered_total{upstream="docker.io"} 1.0',
     ):
         assert expected in text
+
+
+async def test_names_without_a_registry_mean_the_same_as_for_clients(tmp_path: Path) -> None:
+    """The API reads `app:1` as clients and commands do: of the default upstream that is configured."""
+    async with whole(tmp_path, server={"default_upstream": OTHER}) as made:
+        made.upstream.content.publish("app", "1", small_image())
+        pinned = await made.rooms.mirror.manifest(Repository.of(OTHER, "app"), Tag("1"))
+        explain = made.rooms.mirror.explain.reference
+        admin = AdminFace(made.rooms, made.metrics, explain=explain, registry=OTHER)
+        async with serving_app(admin.application()) as client:
+            told = [await client.get(f"/api/v1/{path}") for path in ("explain/app:1", "pins/app:1", "pins?after=app:0")]
+    assert [200] * 3 == [status for status, _ in told]
+    assert str(pinned.descriptor.digest) == told[0][1]["digest"] == told[1][1]["descriptor"]["digest"]
+    assert [f"{OTHER}/app:1"] == [each["reference"] for each in told[2][1]["pins"]]
 
 
 async def test_where_a_name_stands(tmp_path: Path) -> None:
