@@ -24,7 +24,7 @@ from iarproxy.errors import UnknownManifest
 from iarproxy.ledger import DEFAULT, Damage, DriftState, Event, Pin, PinSet, UseSummary, Withheld
 from iarproxy.mirror.holding import Held
 from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, used_as_json, withheld_as_json
-from iarproxy.mirror.withholding import is_over, told
+from iarproxy.mirror.withholding import approval, is_over, told
 from iarproxy.oci import TagReference
 from iarproxy.trust import Pattern
 from iarproxy.trust.environments import Environment, PinsFrom
@@ -86,7 +86,8 @@ async def _list_waiting(pins: PinSet, pattern: Pattern, *, json: bool) -> None:
     ]
     print_table(["REFERENCE", "DIGEST", "OFFERED", "WHY"], rows, empty="Nothing is withheld.")
     if rows:
-        out.print("\n`iarproxy pins approve REFERENCE --digest DIGEST --reason TEXT` lets one in.", markup=False)
+        approve = f"iarproxy pins approve REFERENCE --digest DIGEST{_option(pins)} --reason TEXT"
+        out.print(f"\n`{approve}` lets one in.", markup=False)
 
 
 async def _every_candidate(pins: PinSet) -> list[Withheld]:
@@ -133,10 +134,16 @@ async def _print_pins(rooms: Rooms, environment: Environment, pattern: Pattern) 
     if rows:
         table.print(rows)
     table.end(f"Nothing is pinned yet: {_way_in(environment)}.")
-    waiting = await rooms.ledger.waiting_count()
+    waiting = len(await pins.waiting(limit=_PAGE))
     if waiting:
-        count = "1 tag is" if waiting == 1 else f"{waiting} tags are"
-        out.print(f"\n{count} withheld; `iarproxy pins list --waiting` tells why.", markup=False)
+        more = " or more" if waiting == _PAGE else ""
+        count = "1 tag is" if waiting == 1 else f"{waiting}{more} tags are"
+        out.print(f"\n{count} withheld; `iarproxy pins list --waiting{_option(pins)}` tells why.", markup=False)
+
+
+def _option(pins: PinSet) -> str:
+    """What names the environment in a command."""
+    return "" if pins.environment == DEFAULT else f" --env {pins.environment}"
 
 
 async def _standing(rooms: Rooms, pins: PinSet, pin: Pin) -> tuple[Pin, DriftState | None, Held]:
@@ -180,7 +187,9 @@ async def _pin(pins: PinSet, reference: TagReference) -> Pin:
     if pin is None:
         withheld = await pins.candidate(reference)
         if withheld is not None:
-            raise UnknownManifest(f"{reference} is not pinned; {withheld.descriptor.digest} {told(withheld)}")
+            offered = withheld.descriptor.digest
+            remedy = approval(withheld, offered)
+            raise UnknownManifest(f"{reference} is not pinned; {offered} {told(withheld)}; `{remedy}` lets it in")
         raise UnknownManifest(f"{reference} is not pinned; `iarproxy pins list` shows what is")
     return pin
 

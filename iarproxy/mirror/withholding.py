@@ -69,7 +69,7 @@ def refused_as_withheld(form: RefusalForm, withheld: Withheld) -> Denied:
             return refused_by_policy(form, "seed-mismatch", f"{reference} {text}", **facts)
         case NotSeeded():
             text = f"is in no lock file, and its tag rule admits nothing else; upstream offers {offered};"
-            text += f" `iarproxy lock import FILE --seeds` or `{remedy}` lets it in"
+            text += f" `iarproxy lock import FILE --seeds{_option(withheld)}` or `{remedy}` lets it in"
             return refused_by_policy(form, "quarantined", f"{reference} {text}", **facts)
         case _:
             assert_never(withheld.why)
@@ -77,9 +77,14 @@ def refused_as_withheld(form: RefusalForm, withheld: Withheld) -> Denied:
 
 def approval(withheld: Withheld, digest: Digest) -> str:
     """The command that pins the tag to `digest`."""
-    environment = withheld.name.environment
-    where = "" if environment == DEFAULT else f" --env {environment}"
+    where = _option(withheld)
     return f"iarproxy pins approve {withheld.name.reference} --digest {digest}{where} --reason TEXT"
+
+
+def _option(withheld: Withheld) -> str:
+    """What names the environment in a command."""
+    environment = withheld.name.environment
+    return "" if environment == DEFAULT else f" --env {environment}"
 
 
 def _moment(moment: datetime) -> str:

@@ -134,6 +134,18 @@ def test_what_waits_is_listed_and_let_in(machine: Machine) -> None:
     assert 1 == len(machine.run("pins", "list", "--waiting", "--json").json["waiting"])
 
 
+def test_what_waits_in_an_environment_is_told_there(machine: Machine) -> None:
+    """Hints count and name the environment that is looked at, and the commands in them work as they stand."""
+    digest = machine.publish(1, "slow")
+    assert 0 == machine.run("pins", "approve", _named("slow"), "--digest", digest, *REASON).code
+    assert 0 == machine.run("pins", "remove", _named("slow"), "--digest", digest, *REASON).code
+    assert 1 == machine.run("pull", _named("slow")).code
+    assert "1 tag is withheld; `iarproxy pins list --waiting` tells" in machine.run("pins", "list").out
+    assert "withheld" not in machine.run("pins", "list", "--env", "dev").out
+    told = machine.run("pins", "show", _named("slow")).err
+    assert f"`iarproxy pins approve {_named('slow')} --digest {digest} --reason TEXT`" in told
+
+
 def test_an_approval_before_the_first_pull_fetches_by_digest(machine: Machine) -> None:
     """Any digest that upstream has can be approved for a tag that nobody pulled; one that it lacks cannot."""
     digest = machine.publish(1)
