@@ -41,7 +41,7 @@ class Facts:
         size: of the manifest in bytes.
         platforms: of an index, as `os/architecture[/variant]`.
         pinned_at: since when the source has it under this name.
-        first_seen: since when this mirror has it under this name, in any environment; None: nobody knows.
+        first_seen: when this mirror first saw the digest, under whatever name; None: nobody knows.
         attached: what is known to refer to the digest; not verified by anybody.
     """
 
