@@ -18,7 +18,7 @@ _MAX_URL = 2048
 class GateSettings(BaseModel):
     """`[environments.NAME.gates]`. All that are written have to allow; with none, nobody is asked.
 
-    `min_age`: since so long a digest must be known here, under whatever name.
+    `min_age`: for so long a digest must have been known here, under whatever name.
     `command`: a program and its arguments; told the facts as JSON, its exit status decides.
     `policy_url`: asked as the data API of OPA is; it may hold a secret in its path, so that only its origin is printed.
     `policy_token_file`: holds the bearer token that is shown there.
