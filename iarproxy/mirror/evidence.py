@@ -16,7 +16,7 @@ from typing import Any
 import orjson
 import structlog
 
-from iarproxy.errors import IarproxyError, ManifestInvalid, UnknownManifest, UnknownName
+from iarproxy.errors import IarproxyError, Malformed, ManifestInvalid, UnknownManifest, UnknownName
 from iarproxy.ledger import Pin
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
@@ -128,10 +128,16 @@ class Evidence:
         return Side(manifest, images, signed, tuple(unread))
 
     async def _config(self, repository: Repository, manifest: Manifest, purpose: Purpose) -> ImageConfig | None:
+        """None: the manifest names none. One that cannot be compared is an error: it must not look equal."""
         config = manifest.config
-        if config is None or config.size > MAX_CONFIG:
+        if config is None:
             return None
-        return read_config(await self._small(repository, config, purpose))
+        if config.size > MAX_CONFIG:
+            raise Malformed(f"{config.digest} has {config.size} bytes; at most {MAX_CONFIG} are read")
+        found = read_config(await self._small(repository, config, purpose))
+        if found is None:
+            raise Malformed(f"{config.digest} is no JSON object")
+        return found
 
     async def _small(self, repository: Repository, blob: Descriptor, purpose: Purpose) -> bytes:
         await self._blobs.hold(repository, blob, purpose=purpose)

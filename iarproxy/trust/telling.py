@@ -22,6 +22,7 @@ def summary(difference: Difference) -> str:
     """The difference in one line, for example `2 layers replaced (31.2 MB), entrypoint changed`."""
     told = [*_kinds(difference), *_first_image(difference), *_named("annotation", difference.annotations)]
     told += _signed(difference)
+    told += ["more is not known"] if difference.unread else []
     line = ", ".join(told) or "only what nobody compares differs"
     return line if len(line) <= _MOST else f"{line[: _MOST - 3]}..."
 

@@ -215,3 +215,21 @@ async def test_a_rebuilt_ledger_knows_what_was_settled(tmp_path: Path, registry:
         state = world.ledger.peek_drift(world.reference())
         assert state is not None
         assert ("drifted", False, 0) == (state.verdict, state.alarms, await world.ledger.drift_count())
+
+
+@pytest.mark.parametrize("config", [b"\xff no JSON", b"[]", b'{"config": "' + b"x" * (1 << 20) + b'"}'])
+async def test_a_config_that_cannot_be_compared_is_named(world: World, config: bytes) -> None:
+    """Nobody hides another entrypoint behind a label of a megabyte: the line says that more is not known, and why."""
+    world.registry.content.publish("team/app", "1", small_image(1))
+    await world.tag()
+    made = small_image(2)
+    document = orjson.loads(made.raw)
+    document["config"] |= {"digest": str(Digest.of(config)), "size": len(config)}
+    raw = orjson.dumps(document)
+    world.registry.content.publish("team/app", "1", Published(raw, made.media_type, {Digest.of(config): config}))
+    await world.mirror.drift.check(world.reference())
+    alarm = await alarms.of(world.ledger, DEFAULT, world.reference())
+    assert [f"the config: {Digest.of(config)}"] == [
+        " ".join(each.split()[:3]) for each in alarm.evidence["difference"]["unread"]
+    ]
+    assert alarm.summary.endswith("more is not known")
