@@ -21,7 +21,7 @@ from iarproxy.ledger.values import EventKind, to_json
 from iarproxy.oci import Descriptor, Digest, Repository
 
 if TYPE_CHECKING:
-    from iarproxy.ledger.pin_set import Shared
+    from iarproxy.ledger.pin_reading import Shared
 
 LISTED = 100  # records of one digest in one repository
 

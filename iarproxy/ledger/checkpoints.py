@@ -30,7 +30,7 @@ from iarproxy.trust.merkle import EMPTY, HASH_SIZE, Range, Tree, consistency_ran
 from iarproxy.trust.note import Checkpoint, Note
 
 if TYPE_CHECKING:
-    from iarproxy.ledger.pin_set import Shared
+    from iarproxy.ledger.pin_reading import Shared
 
 _PAGE = 250  # entries hashed at a time, on the loop: about a millisecond
 _PATIENCE = 1.0  # seconds to wait for another rotation of the key

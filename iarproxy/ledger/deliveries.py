@@ -20,7 +20,7 @@ from sqlalchemy import Connection, bindparam, column, delete, func, insert, sele
 from iarproxy.errors import LedgerDamaged
 from iarproxy.ledger import journal
 from iarproxy.ledger.journal import Entry
-from iarproxy.ledger.pin_set import Shared
+from iarproxy.ledger.pin_reading import Shared
 from iarproxy.ledger.rows import JOURNAL, is_intact, sealed, where
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.ledger.values import Event, to_text

@@ -27,7 +27,7 @@ from iarproxy.ledger.values import Change, EventKind, Name, Pin, Unpinned, to_te
 from iarproxy.oci import Digest
 
 if TYPE_CHECKING:
-    from iarproxy.ledger.pin_set import Shared
+    from iarproxy.ledger.pin_reading import Shared
 
 MOST = 5000  # digests of one lease: an entry of the journal has a bound
 LONGEST = timedelta(days=366)

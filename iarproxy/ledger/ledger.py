@@ -21,7 +21,8 @@ from iarproxy.ledger.deliveries import Deliveries
 from iarproxy.ledger.leases import Leases
 from iarproxy.ledger.memory import Memory
 from iarproxy.ledger.opening import open_database
-from iarproxy.ledger.pin_set import HISTORY, PinSet, Shared
+from iarproxy.ledger.pin_reading import HISTORY, Shared
+from iarproxy.ledger.pin_set import PinSet
 from iarproxy.ledger.reading import Reading
 from iarproxy.ledger.recalls import Recalls
 from iarproxy.ledger.seeds import Seeds
@@ -53,7 +54,7 @@ class Ledger(PinSet):
     """
 
     def __init__(self, path: Path, remembered: int, now: Callable[[], datetime]) -> None:
-        super().__init__(DEFAULT, Shared(remembered))
+        super().__init__(DEFAULT, Shared(remembered, PinSet))
         self._path = path
         self.uses = Uses(path.with_name(USES), now)
         self.recalls = Recalls(self._shared)

@@ -14,7 +14,7 @@ from iarproxy.ledger.rows import JOURNAL
 from iarproxy.ledger.values import Event, EventKind
 
 if TYPE_CHECKING:
-    from iarproxy.ledger.pin_set import Shared
+    from iarproxy.ledger.pin_reading import Shared
 
 PAGE = 200  # entries; with their evidence they may have a megabyte each
 

@@ -28,7 +28,7 @@ from iarproxy.ledger.values import EventKind
 from iarproxy.oci import Digest
 
 if TYPE_CHECKING:
-    from iarproxy.ledger.pin_set import Shared
+    from iarproxy.ledger.pin_reading import Shared
 
 MOST = 10_000  # digests that are recalled at a time; each worker reads all of them when one changes
 MOST_AT_ONCE = 1000  # in one act

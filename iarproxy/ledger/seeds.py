@@ -25,7 +25,7 @@ from iarproxy.ledger.values import EventKind, Name
 from iarproxy.oci import Digest, TagReference
 
 if TYPE_CHECKING:
-    from iarproxy.ledger.pin_set import Shared
+    from iarproxy.ledger.pin_reading import Shared
 
 _AT_ONCE = 50_000  # seeds in one transaction
 _LONG = 120.0  # seconds that an import may take

@@ -25,7 +25,7 @@ from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.trust.drift import Verdict
 
 if TYPE_CHECKING:
-    from iarproxy.ledger.pin_set import Shared
+    from iarproxy.ledger.pin_reading import Shared
 
 Held: TypeAlias = tuple[Pin, DriftState | None]
 Place: TypeAlias = tuple[str, str]  # repository and tag, after which the next slice begins
