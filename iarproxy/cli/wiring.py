@@ -15,7 +15,6 @@ from pathlib import Path
 
 import platformdirs
 
-from iarproxy.cli.actor import kernel_actor as kernel_actor  # noqa: PLC0414  # for commands that import it from here
 from iarproxy.config import Config
 from iarproxy.errors import ConfigError
 from iarproxy.ledger import Ledger
