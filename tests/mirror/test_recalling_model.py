@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iarproxy.errors import UnknownManifest
-from iarproxy.ledger import Recall, Recalls
-from iarproxy.ledger.pin_set import Shared
+from iarproxy.ledger import PinSet, Recall, Recalls
+from iarproxy.ledger.pin_reading import Shared
 from iarproxy.mirror import containing
 from iarproxy.mirror.containing import Doubtful, look_through
 from iarproxy.mirror.recalling import Recalling
@@ -61,7 +61,7 @@ class Graph:
     clock: float = 0.0
 
     def __post_init__(self) -> None:
-        self.recalls = Recalls(Shared(1))
+        self.recalls = Recalls(Shared(1, PinSet))
         self.recalling = Recalling(self.recalls, self.load, lambda: self.clock)
 
     async def load(self, digest: Digest) -> Manifest | None:
@@ -144,7 +144,7 @@ async def test_what_is_too_large_to_be_looked_through_is_denied() -> None:
 
     found = await look_through(top.descriptor.digest, {BLOBS[4]}, load, {})
     assert isinstance(found, Doubtful)
-    recalls = Recalls(Shared(1))
+    recalls = Recalls(Shared(1, PinSet))
     recalls.keep({BLOBS[4]: Recall(BLOBS[4], datetime.now(UTC), "ann", "malware")})
     refused = await Recalling(recalls, load).why(top.descriptor.digest)
     assert "cannot be looked through" in str(refused)
