@@ -3,7 +3,8 @@
 Rule 1: whoever built the image wrote it. What has another type than the image-spec gives it counts as not written;
         it is bounded in bytes, entries and characters, and never an error.
 Rule 2: it is compared as it is, and shown only by the functions here, whose result has no secrets: values of names that
-        look like a secret's are masked, and so are logins in URLs. It is printable: a terminal obeys nothing of it.
+        look like a secret's are masked, and so are logins in URLs and tokens of known forms. It is printable: a
+        terminal obeys nothing of it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ MAX_CONFIG = 1 << 20  # bytes
 MASK = "***"
 _ENTRIES = 500  # of a list or map
 _LENGTH = 400  # characters of a text
-_SECRET = re.compile(r"(?i)pass|secret|token|credential|private|pwd|api.?key|[_-]key$|^key$|auth(?!or)")
+_READ = 2000  # characters of a text in which secrets are looked for, so that none is shown that is cut
+_SECRET = re.compile(r"(?i)pass|secret|token|credential|private|pwd|(?<![a-z])pw$|api.?key|[_-]key$|^key$|auth(?!or)")
+_TOKEN = re.compile(  # of GitHub, GitLab, AWS and Slack; a JWT; a private key
+    r"gh[oprsu]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{20,}|(?:AKIA|ASIA)[A-Z0-9]{16}|xox[abeprs]-[\w-]{10,}"
+    r"|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*|-----BEGIN [A-Z ]*PRIVATE KEY.*",
+    re.ASCII | re.DOTALL,
+)
 _LOGIN = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -83,8 +90,8 @@ def texts(found: Any) -> dict[str, str]:
 
 
 def shown(text: str) -> str:
-    """`text` as a terminal may print it: bounded, on one line, without logins of URLs."""
-    plain = _LOGIN.sub(MASK, text[: _LENGTH + 1])
+    """`text` as a terminal may print it: bounded, on one line, without logins of URLs and tokens."""
+    plain = _TOKEN.sub(MASK, _LOGIN.sub(MASK, text[: _READ + 1]))[: _LENGTH + 1]
     plain = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in plain)
     return plain if len(plain) <= _LENGTH else f"{plain[:_LENGTH]}..."
 

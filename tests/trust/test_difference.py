@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from iarproxy.oci import Digest, Manifest, parse_manifest
 from iarproxy.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from iarproxy.trust.difference import Change, Difference, Image, Side, compare
-from iarproxy.trust.image_config import read_config
+from iarproxy.trust.image_config import read_config, shown, shown_value
 from iarproxy.trust.signers import Signature, form_of, of_bundle, of_cosign
 from iarproxy.trust.telling import as_json, summary, text
 
@@ -268,3 +268,24 @@ def test_forms_of_signatures() -> None:
     assert form_of(bundle, {predicate: "https://slsa.dev/provenance/v1"}) == ""
     assert form_of("application/vnd.cncf.notary.signature", {}) == "notation"
     assert form_of("application/spdx+json", {}) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("use ghp_" + "a" * 36 + " here", "use *** here"),
+        ("AKIAIOSFODNN7EXAMPLE", "***"),
+        ("a eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmVk b", "a *** b"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE", "***"),
+        ("x" * 380 + "https://user:hunter2hunter2@host", "x" * 380 + "https://***@host"),
+        ("plain gh_value AKIA eyJ", "plain gh_value AKIA eyJ"),
+    ],
+)
+def test_tokens_of_known_forms_are_masked(text: str, expected: str) -> None:
+    """Whatever the name they go with, and also where they lie across the end of what is shown."""
+    assert expected == shown(text)
+
+
+def test_a_short_name_of_a_secret_is_one() -> None:
+    """`PW` and `DB_PW`, and not `WPW`."""
+    assert ["***", "***", "v"] == [shown_value(name, "v") for name in ("PW", "DB_PW", "WPW")]
