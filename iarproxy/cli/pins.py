@@ -29,6 +29,7 @@ from iarproxy.oci import TagReference
 from iarproxy.trust import Pattern
 from iarproxy.trust.environments import Environment, PinsFrom
 
+_ALL = Pattern("**")
 _PAGE = 200  # rows whose columns are aligned together
 
 app = typer.Typer(help="What is pinned, and the deliberate change of a pin.", no_args_is_help=True)
@@ -133,7 +134,10 @@ async def _print_pins(rooms: Rooms, environment: Environment, pattern: Pattern) 
             rows = []
     if rows:
         table.print(rows)
-    table.end(f"Nothing is pinned yet: {_way_in(environment)}.")
+    nothing = f"Nothing is pinned yet: {_way_in(environment)}."
+    table.end(
+        nothing if pattern == _ALL else f"No pin fits {pattern.text}; patterns begin with a registry, or with **."
+    )
     waiting = len(await pins.waiting(limit=_PAGE))
     if waiting:
         more = " or more" if waiting == _PAGE else ""

@@ -146,6 +146,12 @@ def test_what_waits_in_an_environment_is_told_there(machine: Machine) -> None:
     assert f"`iarproxy pins approve {_named('slow')} --digest {digest} --reason TEXT`" in told
 
 
+def test_a_pattern_that_fits_nothing_says_so(machine: Machine) -> None:
+    """It is not told that nothing is pinned."""
+    assert "Nothing is pinned yet" in machine.run("pins", "list").out
+    assert "No pin fits app/*" in machine.run("pins", "list", "app/*").out
+
+
 def test_an_approval_before_the_first_pull_fetches_by_digest(machine: Machine) -> None:
     """Any digest that upstream has can be approved for a tag that nobody pulled; one that it lacks cannot."""
     digest = machine.publish(1)
