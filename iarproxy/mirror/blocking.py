@@ -8,7 +8,7 @@ from typing import assert_never
 
 from iarproxy.errors import Refused, UnknownName
 from iarproxy.ledger import DriftState, Pin, Unpinned, Withheld
-from iarproxy.mirror.refusing import acceptance, refused_as_absent, refused_by_rule, refused_for_drift
+from iarproxy.mirror.refusing import acceptance, refused_as_absent, refused_by_rule, refused_for_drift, settlement
 from iarproxy.mirror.withholding import refused_as_withheld
 from iarproxy.oci import Digest, Reference, TagReference
 from iarproxy.trust import Mode, RefusalForm, TagRule
@@ -89,8 +89,7 @@ def _changes(standing: Standing) -> Sequence[str]:
         case PinsFrom.FIRST_FETCH:
             offered = drift.offered.digest if drift and drift.offered else None
             repin = acceptance(pin, str(offered or "DIGEST"))
-            accept = f"iarproxy drift ack {reference} --digest {offered} --reason TEXT{where}"
-            return [repin, accept] if offered and drift and drift.alarms else [repin]
+            return [repin, settlement(pin, str(offered))] if offered and drift and drift.alarms else [repin]
         case _:
             assert_never(standing.environment.pins_from)
 

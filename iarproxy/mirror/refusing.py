@@ -146,10 +146,16 @@ def acceptance(pin: Pin, offered: str) -> str:
     return f"iarproxy pins repin {pin.reference} --from {pin.descriptor.digest} --to {offered}{where} --reason TEXT"
 
 
+def settlement(pin: Pin, offered: str) -> str:
+    """The command that has the tag served as it is pinned although upstream offers `offered`."""
+    where = "" if pin.environment == DEFAULT else f" --env {pin.environment}"
+    return f"iarproxy drift ack {pin.reference} --digest {offered}{where} --reason TEXT"
+
+
 def _moved(pin: Pin, offered: str) -> str:
     return (
         f"{pin.name} drifted: pinned {pin.descriptor.digest}, upstream offers {offered};"
-        f' `{acceptance(pin, offered)}` accepts it, on_drift = "keep" serves what is pinned'
+        f" `{acceptance(pin, offered)}` accepts it, `{settlement(pin, offered)}` serves what is pinned"
     )
 
 

@@ -67,6 +67,7 @@ async def test_drift_that_stops_clients(tmp_path: Path, registry: FakeRegistry) 
         assert [await _refusal(world, DEFAULT)] == [str(each) for each in found.blocked]
         assert ["iarproxy pins repin", "iarproxy drift ack"] == [" ".join(each.split()[:3]) for each in found.changes]
         assert [str(offered.digest) in each for each in found.changes] == [True, True]
+        assert [True, True] == [f"`{each}`" in str(found.blocked[0]) for each in found.changes]
 
 
 async def test_what_is_withheld(tmp_path: Path, registry: FakeRegistry) -> None:
