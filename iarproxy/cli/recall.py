@@ -120,7 +120,8 @@ def _about_children(digest: Digest, under: list[Digest] | None, served: list[Dig
 
 async def _undo(rooms: Rooms, digest: Digest, reason: str, actor: str, *, children: bool, json: bool) -> None:
     with_it = [each.digest for each in await _known(rooms) if each.within == digest]
-    wanted = [digest, *(with_it if children else ())]
+    alone = children and with_it and digest not in rooms.ledger.recalls.known  # it was let go before, without them
+    wanted = [*(() if alone else (digest,)), *(with_it if children else ())]
     undone = await rooms.ledger.recalls.undo(wanted, reason=reason, actor=actor)
     left = [] if children else with_it
     if json:

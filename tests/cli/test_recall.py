@@ -75,6 +75,11 @@ def test_an_index_is_recalled_alone_or_with_what_is_below_it(machine: Machine) -
     undone = machine.run("recall", "--undo", str(top.digest), "--children", "--reason", "false alarm", "--json").json
     assert {str(top.digest), *below} == {each["digest"] for each in undone["undone"]}
     assert (0, 0) == (machine.run("pull", REFERENCE).code, machine.run("pull", by_digest).code)
+    undo = ("recall", "--undo", str(top.digest), "--reason", "false alarm")
+    machine.run("recall", str(top.digest), "--children", "--reason", "malware")
+    assert "stay so; --children lets them go too" in machine.run(*undo).out
+    assert (0, 0) == (machine.run(*undo, "--children").code, machine.run("pull", by_digest).code)
+    assert 1 == machine.run(*undo, "--children").code
 
 
 @pytest.mark.parametrize(
