@@ -138,7 +138,9 @@ def _tell(error: BaseException) -> int:
             if type(error).__name__ == "NoArgsIsHelpError":  # its message is the help, in many lines
                 err.print(error.format_message(), markup=False)
                 return Exit.USAGE
-            code, line = Exit(error.exit_code), f"{error.format_message().removesuffix('.')}. See `iarproxy --help`."
+            said = error.format_message().removesuffix(".")  # typer ends a guess with "'promote'?."
+            end = "" if said.endswith("?") else "."
+            code, line = Exit(error.exit_code), f"{said}{end} See `iarproxy --help`."
         case KeyboardInterrupt() | typer.Abort():
             code, line = Exit.INTERRUPTED, "interrupted; what was complete is kept"
         case Refused():
