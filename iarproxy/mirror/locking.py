@@ -187,6 +187,9 @@ class Locking:
             raise StoreFull(f"{entry.digest} cannot be kept: the disk is full; a pin needs its manifest on disk")
         if entry.size not in (None, found.size):
             raise Malformed(f"the file says {entry.size} bytes, and the manifest with that digest has {found.size}")
+        if not self._mirror.recalling.is_idle:  # what contains recalled content shows when its children are here
+            await self._mirror.holding.missing(repository, entry.digest)
+            await self._mirror.recalling.require(entry.digest)
         return found
 
     async def act(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import orjson
 import pytest
 
-from iarproxy.errors import Conflict, Denied, Malformed, UnknownManifest, UnknownName
+from iarproxy.errors import Conflict, Denied, Malformed, Recalled, UnknownManifest, UnknownName
 from iarproxy.ledger import DEFAULT, EventKind, Pin
 from iarproxy.mirror.locking import Locking, Plan
 from iarproxy.oci import Digest, Tag, TagReference
@@ -98,6 +99,20 @@ async def test_an_entry_that_cannot_be_had_is_told(world: World, registry: FakeR
         (type(each.error), each.is_refused) for each in failed
     ]
     assert {} == await pins(world)
+
+
+async def test_recalled_content_below_an_index_that_nobody_pulled(world: World, registry: FakeRegistry) -> None:
+    """The children are looked at before the index is pinned: what contains a recalled layer is told, and not pinned."""
+    child = small_image(1, platform="linux/amd64")
+    bad, good = index([child]), small_image(2)
+    registry.content.publish("team/app", "1", bad)
+    registry.content.publish("team/app", "2", good)
+    layer = Digest.parse(orjson.loads(child.raw)["layers"][0]["digest"])
+    await world.ledger.recalls.recall([layer], reason="malware", actor="ann")
+    plan = await use(world).plan(lock(world, **{"1": bad.digest, "2": good.digest}), FIRST_FETCHES)
+    held, failed = await use(world).fetch(plan.new, lambda: None)
+    assert [world.reference("2")] == list(held)
+    assert [(world.reference("1"), Recalled)] == [(each.entry.reference, type(each.error)) for each in failed]
 
 
 async def test_a_pin_that_moved_meanwhile_loses_nothing(world: World, registry: FakeRegistry) -> None:
