@@ -169,6 +169,29 @@ class Checkpoints:
                 await self._shared.thread.write(partial(checkpoint_rows.append, made=newer[size]))
             return len(newer)
 
+    async def insist(self, copies: Sequence[SignedCheckpoint], where: str) -> None:
+        """Return if the journal continues the largest of `copies` that is one of its own, by its origin.
+
+        Raises:
+            LedgerDamaged: it does not: it was restored from older copies, or made anew.
+        """
+        now = await self.standing()
+        own = [each for each in copies if each.checkpoint.origin == now.ring.origin]
+        newest = max(own, key=lambda each: each.size, default=None)
+        if newest is None:
+            return
+        size, way_out = newest.size, f"see `iarproxy journal verify`; once {where} is moved away, it is signed as it is"
+        if size > now.head.serial:
+            raise LedgerDamaged(
+                f"the journal has {now.head.serial} entries, and a checkpoint of {size} left this machine: {way_out}"
+            )
+        tree = Tree()
+        await self._fill(tree, size)
+        if tree.root() != newest.checkpoint.root:
+            raise LedgerDamaged(
+                f"the journal is not the one whose checkpoint of {size} entries left this machine: {way_out}"
+            )
+
     async def inclusion(self, serials: Sequence[int], size: int) -> tuple[bytes, list[list[bytes]]]:
         """The root of the first `size` entries, and for each of `serials` the proof that it is among them.
 

@@ -2,6 +2,8 @@
 
 Rule 1: it leaves the machine as soon as it is made: what only this machine knows can be rewritten here.
 Rule 2: a file that cannot be written is a warning; the checkpoint stands, and the next one tries again.
+Rule 3: before a process signs anything it looks at what left the machine before: a journal that does not continue it
+        was restored from older copies, and is not signed. Whoever wants it so moves the file away, and keeps it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import structlog
 
-from iarproxy.errors import LedgerDamaged, Unavailable
+from iarproxy.errors import LedgerDamaged, Refused, Unavailable
 from iarproxy.ledger import Ledger, checkpoint_file
 from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
 from iarproxy.ledger.keys import KeyFile
@@ -35,6 +37,7 @@ class Checkpointing:
         self._now = now
         self.keys = KeyFile(key_file)
         self._file = file
+        self._agrees = file is None  # with what left the machine before
         self._listeners: list[Callable[[SignedCheckpoint], None]] = []
 
     def on_checkpoint(self, callback: Callable[[SignedCheckpoint], None]) -> None:
@@ -46,15 +49,17 @@ class Checkpointing:
 
         Raises:
             Refused: the key cannot be used.
-            LedgerDamaged: the journal disagrees with its last checkpoint.
+            LedgerDamaged: the journal disagrees with its last checkpoint, here or in the file.
         """
+        await self._insist_on_copies()
         made = await self._ledger.checkpoints.make(self.keys)
         if made is not None:
             await self.tell(made)
         return made
 
     async def rotate(self, *, lost: bool, reason: str, actor: str) -> SignedCheckpoint:
-        """A person's act: another key signs from now on; see `Checkpoints.rotate`."""
+        """A person's act: another key signs from now on; see `Checkpoints.rotate`. Raises as `make_checkpoint` too."""
+        await self._insist_on_copies()
         made = await self._ledger.checkpoints.rotate(self.keys, lost=lost, reason=reason, actor=actor)
         await self.tell(made)
         return made
@@ -81,6 +86,17 @@ class Checkpointing:
                 log.warning("a checkpoint was not copied", size=made.size, reason=str(error))
         for listener in self._listeners:
             listener(made)
+
+    async def _insist_on_copies(self) -> None:
+        if self._agrees or self._file is None or not await asyncio.to_thread(_has_content, self._file):
+            return
+        try:
+            copies = await asyncio.to_thread(_copies, self._file)
+        except Refused as error:
+            log.warning("copies of checkpoints are not compared", reason=str(error))
+        else:
+            await self._ledger.checkpoints.insist(copies, str(self._file))
+        self._agrees = True
 
     async def readings(self) -> dict[str, float]:
         """How far the journal is signed, for metrics."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 from structlog.testing import capture_logs
 
+from iarproxy.errors import LedgerDamaged
 from iarproxy.ledger import Ledger, checkpoint_file
 from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
 from iarproxy.ledger.recovery import rebuild
@@ -106,3 +109,52 @@ async def test_what_was_copied_comes_back_after_a_rebuild(tmp_path: Path) -> Non
     finally:
         await made.close()
     await asyncio.sleep(0)
+
+
+async def test_no_fork_is_signed(tmp_path: Path) -> None:
+    """A ledger that was restored with all that lay beside it is not signed before what left the machine is put away.
+
+    Neither while it is shorter, nor when it has grown past what it once was.
+    """
+    folder, witness = tmp_path / "store", tmp_path / "witness"
+    folder.mkdir()
+    made = await Ledger.open(folder / "ledger.db", store_identity=STORE, store_is_empty=True, now=lambda: NOW)
+    await pin(made, "1")
+    await signing(made, folder, witness).make_checkpoint()
+    await made.close()
+    shutil.copytree(folder, tmp_path / "older")
+    made = await Ledger.open(folder / "ledger.db", store_identity=STORE, store_is_empty=False, now=lambda: NOW)
+    for name in ("2", "3"):
+        await pin(made, name)
+    await signing(made, folder, witness).make_checkpoint()
+    await made.close()
+    made = await Ledger.open(tmp_path / "older" / "ledger.db", store_identity=STORE, store_is_empty=False)
+    try:
+        for name in ("other", "names", "come"):
+            await pin(made, name)
+            with pytest.raises(LedgerDamaged, match=r"left this machine.*moved away"):
+                await signing(made, tmp_path / "older", witness).make_checkpoint()
+        with pytest.raises(LedgerDamaged, match="left this machine"):
+            await signing(made, tmp_path / "older", witness).rotate(lost=False, reason="r", actor="ann")
+        witness.rename(tmp_path / "kept")
+        assert None is not await signing(made, tmp_path / "older", witness).make_checkpoint()
+    finally:
+        await made.close()
+
+
+async def test_copies_of_others_hinder_nothing(ledger: Ledger, tmp_path: Path) -> None:
+    """The file may hold other journals' checkpoints, or what cannot be read."""
+    (tmp_path / "other").mkdir()
+    other = await Ledger.open(tmp_path / "other" / "ledger.db", store_identity="another", store_is_empty=True)
+    for number in range(9):
+        await pin(other, str(number))
+    witness = tmp_path / "witness"
+    await Checkpointing(other, tmp_path / "other" / "journal.key", witness).make_checkpoint()
+    await other.close()
+    assert None is not await signing(ledger, tmp_path, witness).make_checkpoint()
+    with witness.open("ab") as file:
+        file.write(b'{"checkpoint": "broken"}\n')
+    await pin(ledger, "1")
+    with capture_logs() as logs:
+        assert None is not await signing(ledger, tmp_path, witness).make_checkpoint()
+    assert "copies of checkpoints are not compared" == logs[0]["event"]
