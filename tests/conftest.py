@@ -1,8 +1,8 @@
 """What holds for every test, whatever room it is about.
 
 Rule 1: no test reaches anything but loopback: this process may resolve no name but localhost and connect nowhere else.
-Rule 2: nothing outlives its test: no asyncio task, open file, thread or child process. What a fixture of a wider scope
-        opens while it is set up belongs to that scope.
+Rule 2: nothing outlives its test: no asyncio task, open file, thread or child process, and no setting of where logs go.
+        What a fixture of a wider scope opens while it is set up belongs to that scope.
 Rule 3: a test marked `real` names the programs it drives, `root` needs root; where that is missing the test is skipped,
         and the summary counts the skips and prints the one command that enables them.
 """
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import uvloop
 from hypothesis import settings
 from pytest_asyncio.plugin import PytestAsyncioFunction
@@ -166,6 +167,7 @@ def _leaks(known: set[str]) -> list[str]:
 
 
 _known: set[str] = set()
+_LOGS = structlog.get_config()["logger_factory"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -194,6 +196,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
         pytest.fail(f"the test left loopback: tried to {'; '.join(_breaches)}", pytrace=False)
     if left := _leaks(_known):
         pytest.fail(f"the test left behind: {'; '.join(left)}", pytrace=False)
+    if structlog.get_config()["logger_factory"] is not _LOGS:
+        structlog.reset_defaults()
+        pytest.fail("the test set where all later logs go; run the command as a process of its own", pytrace=False)
     return result
 
 

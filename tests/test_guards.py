@@ -10,7 +10,7 @@ pytest_plugins = ["pytester"]
 
 BREACHES = """
 import asyncio, os, socket, subprocess, threading, time
-import pytest, uvloop
+import pytest, structlog, uvloop
 
 def test_connects():
     with socket.socket() as door:
@@ -51,6 +51,9 @@ def test_wider_scope(shared):
         door.bind(("127.0.0.1", 0)), door.listen()
         caller.connect(door.getsockname())
 
+def test_logs():
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory())
+
 @pytest.mark.real("no-such-program")
 def test_real(): ...
 """
@@ -82,8 +85,9 @@ def test_guards(pytester: pytest.Pytester, workers: str) -> None:
         "thread straggler",
         "sleep",
         "forgotten",
+        "where all later logs go",
         "apt-get install -y --no-install-recommends no-such-program",
     ]
     assert [line for line in expected if line not in seen] == []
     outcomes = result.parseoutcomes()
-    assert (outcomes["errors"], outcomes["skipped"]) == (7, 1), seen
+    assert (outcomes["errors"], outcomes["skipped"]) == (8, 1), seen

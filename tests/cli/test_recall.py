@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from iarproxy.cli.app import run
 from iarproxy.oci import Digest
 from images import index, small_image
 from test_commands import REFERENCE, Machine, machine
@@ -93,7 +92,7 @@ def test_an_index_is_recalled_alone_or_with_what_is_below_it(machine: Machine) -
         ("--list", "--undo", NEVER, "--reason", "why"),
     ],
 )
-def test_usage(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage(machine: Machine, arguments: tuple[str, ...]) -> None:
     """What cannot be meant is one line and exit code 2."""
-    assert 2 == run(["recall", *arguments])
-    assert 1 == len(capsys.readouterr().err.splitlines())
+    ended = machine.run("recall", *arguments)
+    assert (2, 1) == (ended.code, len(ended.err.splitlines()))
