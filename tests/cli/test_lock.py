@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -10,6 +11,7 @@ from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
+import structlog
 
 from iarproxy.cli import app
 from test_commands import REFERENCE, Ended, Machine, a_machine
@@ -29,6 +31,14 @@ class Here(Machine):
     """The same machine, whose commands run in this process: a tenth of the time."""
 
     def run(self, *arguments: str) -> Ended:
+        last_resort = logging.lastResort
+        try:
+            return self._run(*arguments)
+        finally:  # where its logs went is closed
+            structlog.reset_defaults()
+            logging.lastResort = last_resort
+
+    def _run(self, *arguments: str) -> Ended:
         with redirect_stdout(TextIOWrapper(BytesIO(), "utf-8", write_through=True)) as out:  # noqa: SIM117
             with redirect_stderr(TextIOWrapper(BytesIO(), "utf-8", write_through=True)) as err:
                 try:
