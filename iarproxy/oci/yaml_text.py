@@ -79,7 +79,7 @@ def documents(text: str) -> list[Node]:
     Raises:
         Malformed: it is neither, or outside the bounds; with the line.
     """
-    if text.lstrip()[:1] in ("{", "["):
+    if text.lstrip()[:1] in ("{", "[", '"'):
         try:
             return [_from_json(text)]
         except json.JSONDecodeError:

@@ -62,6 +62,7 @@ class ArtifactWorld(World):
         self.address = f"127.0.0.1:{self.proxy.port}"
         self.upstreams = {name: Upstream(name, port, self.address) for name, port in ports.items()}
         with self.proxy.config.open("a") as settings:
+            settings.write('[drift]\ninterval = "0s"\n')  # what upstreams hear is counted
             for name, port in ports.items():
                 settings.write(f'[upstreams."{name}"]\nurl = "http://127.0.0.1:{port}"\nnegative_ttl = "0s"\n')
             settings.write(

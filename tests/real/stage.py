@@ -14,6 +14,9 @@ from wires import Wires
 
 # what is refused, by a plain error; and what stops clients that would go past us
 RULES = """
+[drift] # what upstream hears is counted: it is looked at when a test says so
+interval = "0s"
+
 [[tags]]
 match = "docker.io/library/refused-*"
 mode = "refuse"
