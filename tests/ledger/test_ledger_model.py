@@ -1,4 +1,4 @@
-"""No sequence of operations changes a pin, except repin and remove."""
+"""No sequence of operations changes a pin, except repin, remove and approve."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from iarproxy.errors import Conflict
-from iarproxy.ledger import Ledger, rebuild
+from iarproxy.errors import Conflict, Denied
+from iarproxy.ledger import DEFAULT, Change, EventKind, Ledger, rebuild
 from iarproxy.oci import Descriptor, TagReference
 from iarproxy.trust.drift import Drifted, Steady, Vanished
 from ledger_world import SOURCE, STORE, content, tag, utc_now
@@ -31,6 +31,7 @@ class Pinning(RuleBasedStateMachine):
         self.path = self.folder / "ledger.db"
         self.runner = asyncio.Runner()
         self.pins: dict[TagReference, Descriptor] = {}
+        self.removed: set[TagReference] = set()
 
     def _open(self) -> None:
         opening = Ledger.open(self.path, store_identity=STORE, store_is_empty=not self.path.exists(), now=utc_now)
@@ -42,8 +43,25 @@ class Pinning(RuleBasedStateMachine):
 
     @rule(reference=TAGS, offered=CONTENTS)
     def fetch(self, reference: TagReference, offered: Descriptor) -> None:
-        pin = self.runner.run(self.ledger.add(reference, offered, SOURCE))
-        assert pin.descriptor == self.pins.setdefault(reference, offered)
+        try:
+            pin = self.runner.run(self.ledger.add(reference, offered, SOURCE))
+        except Denied:
+            assert reference in self.removed
+        else:
+            assert reference not in self.removed
+            assert pin.descriptor == self.pins.setdefault(reference, offered)
+
+    @rule(reference=TAGS, wanted=CONTENTS)
+    def approve(self, reference: TagReference, wanted: Descriptor) -> None:
+        act = [Change(DEFAULT, reference, None, wanted, SOURCE)]
+        try:
+            self.runner.run(self.ledger.change(EventKind.APPROVED, act, reason="r", actor="ann"))
+        except Conflict:
+            assert reference in self.pins
+        else:
+            assert reference not in self.pins
+            self.pins[reference] = wanted
+            self.removed.discard(reference)
 
     @rule(reference=TAGS, old=CONTENTS, new=CONTENTS)
     def repin(self, reference: TagReference, old: Descriptor, new: Descriptor) -> None:
@@ -65,6 +83,7 @@ class Pinning(RuleBasedStateMachine):
             self.runner.run(self.ledger.remove(reference, old.digest, reason="r", actor="ann"))
             assert allowed
             del self.pins[reference]
+            self.removed.add(reference)
 
     @rule(reference=TAGS, pinned=CONTENTS, offered=CONTENTS, which=st.integers(0, 2))
     def check(self, reference: TagReference, pinned: Descriptor, offered: Descriptor, which: int) -> None:
