@@ -17,6 +17,7 @@ from iarproxy.cli.options import (
     ReferenceArgument,
     digest,
     environment_of,
+    given_reason,
     run,
     tag_reference,
 )
@@ -28,11 +29,11 @@ from iarproxy.ledger import DEFAULT, Name
 from iarproxy.mirror import alarms
 from iarproxy.mirror.alarms import Alarm
 from iarproxy.mirror.drift import Checked
-from iarproxy.mirror.refusing import acceptance
+from iarproxy.mirror.refusing import acceptance, settlement
 from iarproxy.mirror.spelling import drift_as_json
 from iarproxy.oci import TagReference
 from iarproxy.trust import Drifted, Steady, Vanished, Verdict
-from iarproxy.trust.environments import Environment
+from iarproxy.trust.environments import Environment, env_option
 from iarproxy.trust.telling import span
 from iarproxy.upstream import Purpose
 
@@ -256,12 +257,12 @@ def _facts(alarm: Alarm) -> dict[str, str]:
 
 def _remedies(alarm: Alarm) -> list[str]:
     pin, drift = alarm.pin, alarm.drift
-    where = "" if pin.environment == DEFAULT else f" --env {pin.environment}"
+    where = env_option(pin.environment)
     remove = f"iarproxy pins remove {pin.reference} --digest {pin.descriptor.digest}{where} --reason TEXT"
     if drift.offered is None:
         return [f"{remove}  # refuse the tag from now on; else it is served on from what is held"]
     accept = f"{acceptance(pin, str(drift.offered.digest))}  # serve what upstream offers"
-    expected = f"iarproxy drift ack {pin.reference} --digest {drift.offered.digest}{where} --reason TEXT"
+    expected = settlement(pin, str(drift.offered.digest))
     return [accept] if drift.acknowledged else [accept, f"{expected}  # it is expected; the pin stays"]
 
 
@@ -278,13 +279,11 @@ def ack(
     Should upstream offer yet another digest, that is an alarm again.
     """
     chosen = digest(offered)
-    if not reason.strip():
-        raise typer.BadParameter("--reason is empty; say why, the journal keeps it")
-    actor = kernel_actor()
+    why, actor = given_reason(reason), kernel_actor()
 
     async def command(rooms: Rooms) -> Name:
         name = Name(environment_of(rooms.config, env).name, tag_reference(ref, rooms.config))
-        await rooms.ledger.watching.acknowledge(name, chosen, reason=reason.strip(), actor=actor)
+        await rooms.ledger.watching.acknowledge(name, chosen, reason=why, actor=actor)
         return name
 
     name = run(config, command)

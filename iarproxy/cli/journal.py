@@ -13,7 +13,7 @@ import typer
 
 from iarproxy.cli import journal_proofs
 from iarproxy.cli.actor import kernel_actor
-from iarproxy.cli.options import ConfigOption, JsonOption, load, run
+from iarproxy.cli.options import ConfigOption, JsonOption, given_reason, load, run
 from iarproxy.cli.output import Exit, out, print_error, print_json, print_table, stop, when
 from iarproxy.cli.wiring import Rooms, become_owner, checkpointing
 from iarproxy.cli.writing import output
@@ -248,12 +248,10 @@ def rotate_key(
     The first checkpoint after it is signed by both. With --lost nobody vouches for the new key, and the journal shows
     that for ever.
     """
-    if not reason.strip():
-        raise typer.BadParameter("--reason is empty; say why, the journal keeps it")
-    actor = kernel_actor()
+    why, actor = given_reason(reason), kernel_actor()
 
     async def command(rooms: Rooms) -> tuple[SignedCheckpoint, Keyed | None]:
-        made = await checkpointing(rooms).rotate(lost=lost, reason=reason.strip(), actor=actor)
+        made = await checkpointing(rooms).rotate(lost=lost, reason=why, actor=actor)
         return made, (await rooms.ledger.checkpoints.ring()).current
 
     made, now = run(config, command)

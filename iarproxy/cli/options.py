@@ -106,3 +106,14 @@ def environment_of(config: Config, name: str) -> Environment:
         known = ", ".join([DEFAULT, *config.environments])
         raise typer.BadParameter(f"{name}: no such environment; there are {known}")
     return config.environments[name].named(name)
+
+
+def given_reason(text: str) -> str:
+    """A person's reason for an act.
+
+    Raises:
+        typer.BadParameter: it says nothing.
+    """
+    if not text.strip():
+        raise typer.BadParameter("--reason is empty; say why, the journal keeps it")
+    return text.strip()

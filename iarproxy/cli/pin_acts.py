@@ -14,6 +14,7 @@ from iarproxy.cli.options import (
     ReferenceArgument,
     digest,
     environment_of,
+    given_reason,
     run,
     tag_reference,
 )
@@ -106,13 +107,11 @@ def _do(
     ref: str, env: str, reason: str, config: ConfigOption, what: Callable[[Acting, Act], Awaitable[T]]
 ) -> tuple[Act, T]:
     """Carry out an act as the person who runs this process; what it was and what came of it."""
-    if not reason.strip():
-        raise typer.BadParameter("--reason is empty; say why, the journal keeps it")
-    actor = kernel_actor()
+    why, actor = given_reason(reason), kernel_actor()
 
     async def command(rooms: Rooms) -> tuple[Act, T]:
         environment = environment_of(rooms.config, env)
-        act = Act(environment, tag_reference(ref, rooms.config), reason.strip(), actor)
+        act = Act(environment, tag_reference(ref, rooms.config), why, actor)
         done = await what(Acting(rooms.mirror, rooms.upstreams, rooms.config.rules), act)
         await rooms.mirror.holding.settle()  # what a pull needs first is fetched now or by the first client
         return act, done

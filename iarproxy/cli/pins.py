@@ -27,7 +27,7 @@ from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, 
 from iarproxy.mirror.withholding import approval, is_over, told
 from iarproxy.oci import TagReference
 from iarproxy.trust import Pattern
-from iarproxy.trust.environments import Environment, PinsFrom
+from iarproxy.trust.environments import Environment, PinsFrom, env_option
 
 _ALL = Pattern("**")
 _PAGE = 200  # rows whose columns are aligned together
@@ -87,7 +87,7 @@ async def _list_waiting(pins: PinSet, pattern: Pattern, *, json: bool) -> None:
     ]
     print_table(["REFERENCE", "DIGEST", "OFFERED", "WHY"], rows, empty="Nothing is withheld.")
     if rows:
-        approve = f"iarproxy pins approve REFERENCE --digest DIGEST{_option(pins)} --reason TEXT"
+        approve = f"iarproxy pins approve REFERENCE --digest DIGEST{env_option(pins.environment)} --reason TEXT"
         out.print(f"\n`{approve}` lets one in.", markup=False)
 
 
@@ -142,12 +142,9 @@ async def _print_pins(rooms: Rooms, environment: Environment, pattern: Pattern) 
     if waiting:
         more = " or more" if waiting == _PAGE else ""
         count = "1 tag is" if waiting == 1 else f"{waiting}{more} tags are"
-        out.print(f"\n{count} withheld; `iarproxy pins list --waiting{_option(pins)}` tells why.", markup=False)
-
-
-def _option(pins: PinSet) -> str:
-    """What names the environment in a command."""
-    return "" if pins.environment == DEFAULT else f" --env {pins.environment}"
+        out.print(
+            f"\n{count} withheld; `iarproxy pins list --waiting{env_option(pins.environment)}` tells why.", markup=False
+        )
 
 
 async def _standing(rooms: Rooms, pins: PinSet, pin: Pin) -> tuple[Pin, DriftState | None, Held]:

@@ -15,7 +15,6 @@ from iarproxy.ledger.recovery import backup, rebuild, restore
 from iarproxy.ledger.seeds import Seed, Seeds
 from iarproxy.ledger.uses_file import KEPT, Uses
 from iarproxy.ledger.values import (
-    DEFAULT,
     Acknowledged,
     Change,
     Damage,
@@ -33,6 +32,7 @@ from iarproxy.ledger.values import (
     UsesUnreadable,
     VerifyReport,
 )
+from iarproxy.oci.routing import DEFAULT
 
 __all__ = [
     "DEFAULT",

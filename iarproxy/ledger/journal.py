@@ -20,8 +20,9 @@ from sqlalchemy import Connection, bindparam, func, insert, literal_column, sele
 
 from iarproxy.errors import IarproxyError, LedgerDamaged
 from iarproxy.ledger.rows import JOURNAL, NAME, key_of, where
-from iarproxy.ledger.values import DEFAULT, Event, EventKind, Name, to_text
+from iarproxy.ledger.values import Event, EventKind, Name, to_text
 from iarproxy.oci import Repository, Tag, TagReference
+from iarproxy.oci.routing import DEFAULT
 
 MAX_EVIDENCE = 256 * 1024  # bytes of JSON; upstream's documents are in it, so it needs a bound
 MAX_LINE = 4 * MAX_EVIDENCE  # bytes; a longer line in the file was not written by us

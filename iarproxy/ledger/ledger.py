@@ -29,9 +29,10 @@ from iarproxy.ledger.seeds import Seeds
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.uses_file import NAME as USES
 from iarproxy.ledger.uses_file import Uses
-from iarproxy.ledger.values import DEFAULT, Damage, DriftState, Event, Pin, VerifyReport
+from iarproxy.ledger.values import Damage, DriftState, Event, Pin, VerifyReport
 from iarproxy.ledger.watching import Watching
 from iarproxy.oci import Descriptor, Digest, Repository, TagReference
+from iarproxy.oci.routing import DEFAULT
 
 
 def _utc_now() -> datetime:

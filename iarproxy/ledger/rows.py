@@ -17,8 +17,9 @@ from typing import Any
 import orjson
 from sqlalchemy import ColumnElement, TableClause, bindparam, column, table
 
-from iarproxy.ledger.values import DEFAULT, Name
+from iarproxy.ledger.values import Name
 from iarproxy.oci import TagReference
+from iarproxy.oci.routing import DEFAULT
 
 _CHECKSUM_SIZE = 16  # bytes: against rot, not against people; the journal's sha256 chain is there for those
 

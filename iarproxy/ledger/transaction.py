@@ -13,8 +13,9 @@ from typing import Any
 from sqlalchemy import Connection
 
 from iarproxy.ledger.journal import Entry, Head, insert_entry
-from iarproxy.ledger.values import DEFAULT, EventKind
+from iarproxy.ledger.values import EventKind
 from iarproxy.oci import TagReference
+from iarproxy.oci.routing import DEFAULT
 
 Projection = Callable[[Connection, Entry], None]
 

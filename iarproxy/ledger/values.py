@@ -13,10 +13,9 @@ from enum import StrEnum
 from typing import Any, Literal, TypeAlias
 
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
+from iarproxy.oci.routing import DEFAULT
 
 VerdictName: TypeAlias = Literal["steady", "drifted", "vanished"]
-
-DEFAULT = "default"  # the environment that `[server] listen` serves
 
 
 class EventKind(StrEnum):

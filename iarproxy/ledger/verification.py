@@ -18,7 +18,8 @@ from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import NAME, read_lines
 from iarproxy.ledger.rows import CANDIDATES, DRIFT, FOLLOWED, LINKS, PINS, SIGHTINGS, is_intact
 from iarproxy.ledger.thread import LedgerThread
-from iarproxy.ledger.values import DEFAULT, VerifyReport
+from iarproxy.ledger.values import VerifyReport
+from iarproxy.oci.routing import DEFAULT
 
 _LONG = 600.0  # seconds
 _ENOUGH = 100  # problems listed

@@ -12,7 +12,7 @@ from iarproxy.mirror.refusing import acceptance, refused_as_absent, refused_by_r
 from iarproxy.mirror.withholding import refused_as_withheld
 from iarproxy.oci import Digest, Reference, TagReference
 from iarproxy.trust import Mode, RefusalForm, TagRule
-from iarproxy.trust.environments import Environment, PinsFrom
+from iarproxy.trust.environments import Environment, PinsFrom, env_option
 from iarproxy.trust.policy import Admission
 
 
@@ -73,7 +73,7 @@ def remedies(standing: Standing, blocked: Sequence[Refused]) -> tuple[str, ...]:
 
 
 def _changes(standing: Standing) -> Sequence[str]:
-    pin, reference, where = standing.pin, standing.reference, _where(standing.environment)
+    pin, reference, where = standing.pin, standing.reference, env_option(standing.environment.name)
     if not isinstance(reference, TagReference) or (standing.rule and standing.rule.mode is not Mode.PIN):
         return ()
     if pin is None:
@@ -102,7 +102,3 @@ def _needs_approval(standing: Standing) -> bool:
         return not standing.past.retired
     admit = Admission.ANY if standing.rule is None else standing.rule.admit
     return admit is Admission.APPROVED or (admit is Admission.SEEDED and standing.expected is None)
-
-
-def _where(environment: Environment) -> str:
-    return "" if environment == Environment() else f" --env {environment.name}"

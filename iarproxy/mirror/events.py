@@ -17,8 +17,9 @@ from typing import Any
 import orjson
 
 from iarproxy.errors import ConfigError
-from iarproxy.ledger import DEFAULT, Event, EventKind
+from iarproxy.ledger import Event, EventKind
 from iarproxy.oci import TagReference
+from iarproxy.trust.environments import env_option
 
 MEDIA_TYPE = "application/cloudevents+json; charset=utf-8"
 CHECKPOINT = "checkpoint"  # not an entry: what is signed over all of them
@@ -77,8 +78,7 @@ def to_bytes(event: Mapping[str, Any]) -> bytes:
 
 def explain_command(reference: TagReference, environment: str) -> str:
     """The command that tells where a name stands and why."""
-    within = "" if environment == DEFAULT else f" --env {environment}"
-    return f"iarproxy explain {reference}{within}"
+    return f"iarproxy explain {reference}{env_option(environment)}"
 
 
 def insist_known(wanted: Mapping[str, Iterable[str]]) -> None:

@@ -16,7 +16,7 @@ from typing import assert_never
 import structlog
 
 from iarproxy.errors import Denied, Malformed, Stopped, StoreUnavailable
-from iarproxy.ledger import DEFAULT, DriftState, Pin
+from iarproxy.ledger import DriftState, Pin
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import ManifestAnswer, RefusalAnswer
 from iarproxy.mirror.memory import ManifestMemory
@@ -24,7 +24,7 @@ from iarproxy.oci import Digest, TagReference, parse_manifest
 from iarproxy.oci.refusal import EMPTY, Refusal, is_refusal, refuse
 from iarproxy.store import Store
 from iarproxy.trust import OnDrift, RefusalForm, TagRule
-from iarproxy.trust.environments import Environment, PinsFrom
+from iarproxy.trust.environments import Environment, PinsFrom, env_option
 
 log = structlog.get_logger("iarproxy.mirror")
 
@@ -142,14 +142,13 @@ def refused_for_drift(pin: Pin, drift: DriftState | None, rule: TagRule) -> Deni
 
 def acceptance(pin: Pin, offered: str) -> str:
     """The command that pins the tag to `offered` instead."""
-    where = "" if pin.environment == DEFAULT else f" --env {pin.environment}"
+    where = env_option(pin.environment)
     return f"iarproxy pins repin {pin.reference} --from {pin.descriptor.digest} --to {offered}{where} --reason TEXT"
 
 
 def settlement(pin: Pin, offered: str) -> str:
     """The command that has the tag served as it is pinned although upstream offers `offered`."""
-    where = "" if pin.environment == DEFAULT else f" --env {pin.environment}"
-    return f"iarproxy drift ack {pin.reference} --digest {offered}{where} --reason TEXT"
+    return f"iarproxy drift ack {pin.reference} --digest {offered}{env_option(pin.environment)} --reason TEXT"
 
 
 def _moved(pin: Pin, offered: str) -> str:

@@ -17,6 +17,7 @@ from iarproxy.mirror.refusing import refused_by_policy
 from iarproxy.oci import Digest
 from iarproxy.trust import RefusalForm
 from iarproxy.trust.admission import AwaitsApproval, CoolingDown, NotSeeded, SeedMismatch
+from iarproxy.trust.environments import env_option
 
 _AGAIN = timedelta(minutes=5)
 
@@ -69,7 +70,9 @@ def refused_as_withheld(form: RefusalForm, withheld: Withheld) -> Denied:
             return refused_by_policy(form, "seed-mismatch", f"{reference} {text}", **facts)
         case NotSeeded():
             text = f"is in no lock file, and its tag rule admits nothing else; upstream offers {offered};"
-            text += f" `iarproxy lock import FILE --seeds{_option(withheld)}` or `{remedy}` lets it in"
+            text += (
+                f" `iarproxy lock import FILE --seeds{env_option(withheld.name.environment)}` or `{remedy}` lets it in"
+            )
             return refused_by_policy(form, "quarantined", f"{reference} {text}", **facts)
         case _:
             assert_never(withheld.why)
@@ -77,14 +80,8 @@ def refused_as_withheld(form: RefusalForm, withheld: Withheld) -> Denied:
 
 def approval(withheld: Withheld, digest: Digest) -> str:
     """The command that pins the tag to `digest`."""
-    where = _option(withheld)
+    where = env_option(withheld.name.environment)
     return f"iarproxy pins approve {withheld.name.reference} --digest {digest}{where} --reason TEXT"
-
-
-def _option(withheld: Withheld) -> str:
-    """What names the environment in a command."""
-    environment = withheld.name.environment
-    return "" if environment == DEFAULT else f" --env {environment}"
 
 
 def _moment(moment: datetime) -> str:

@@ -46,3 +46,8 @@ class Environment:
 
 
 FIRST_FETCHES = Environment()
+
+
+def env_option(environment: str) -> str:
+    """What names that environment in a command, with a blank before it; empty for the default one."""
+    return "" if environment == DEFAULT else f" --env {environment}"
