@@ -111,6 +111,18 @@ class ConfigError(Refused):
     """A configuration, store or environment that iarproxy will not start with; one line that names the remedy."""
 
 
+class BundleRefused(Refused):
+    """A bundle, volume or receipt that is not taken; nothing of it is served.
+
+    Attributes:
+        code: why, as one word of a few (docs/airgap.md lists them), such as `expired`: scripts go by it.
+    """
+
+    def __init__(self, code: str, message: str, **detail: str | int | None) -> None:
+        super().__init__(message, code=code, **detail)
+        self.code = code
+
+
 class Conflict(Refused):
     """A compare-and-swap that lost: the pin is not what the caller said it was."""
 

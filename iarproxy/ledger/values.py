@@ -43,6 +43,9 @@ class EventKind(StrEnum):
     VANISHED = "vanished"
     STEADIED = "steadied"
     RECOVERED = "recovered"
+    SYNCED = "synced"
+    BUNDLED = "bundled"
+    APPLIED = "applied"
 
 
 @dataclass(frozen=True, slots=True, order=True)

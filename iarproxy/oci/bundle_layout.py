@@ -1,0 +1,55 @@
+"""The OCI image layout that a bundle is (image-spec v1.1, image-layout.md), as its manifest decides it.
+
+Rule 1: `index.json` lists images only, and those only whose content is all in this bundle: readers that import every
+        entry find nothing that they cannot read or have. `iarproxy/index-full.json` lists everything.
+Rule 2: full names stand in both annotations, `org.opencontainers.image.ref.name` and `io.containerd.image.name`: the
+        first is compared as a whole by skopeo and podman, the second is preferred by containerd.
+Rule 3: an index that is carried without some of its children says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from iarproxy.oci.bundle_manifest import BundledAttachment, BundledName, BundleManifest
+from iarproxy.oci.media_types import OCI_INDEX
+from iarproxy.oci.set_record import described
+from iarproxy.oci.volumes import Literal, Volume, volumes
+
+REF_NAME = "org.opencontainers.image.ref.name"
+IMAGE_NAME = "io.containerd.image.name"
+SPARSE = "dev.iarproxy.sparse"  # how many children of an index are left out
+
+
+def layout_files(manifest: BundleManifest) -> list[Literal]:
+    """The layout's own files, in the order in which they are written."""
+    listed = [each for each in manifest.names if each.listed]
+    return [
+        Literal("oci-layout", orjson.dumps({"imageLayoutVersion": "1.0.0"})),
+        Literal("index.json", _index(listed)),
+        Literal("iarproxy/index-full.json", _index([*manifest.names, *manifest.attachments])),
+    ]
+
+
+def volumes_of(manifest: BundleManifest) -> list[Volume]:
+    """How the bundle is cut into volumes.
+
+    Raises:
+        Malformed: its volumes are too small for it.
+    """
+    return volumes(manifest.identity, layout_files(manifest), manifest.provides, manifest.volume_size)
+
+
+def _index(listed: Iterable[BundledName | BundledAttachment]) -> bytes:
+    return orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(map(_entry, listed))})
+
+
+def _entry(each: BundledName | BundledAttachment) -> dict[str, Any]:
+    name = str(each.reference)
+    annotations = {REF_NAME: name, IMAGE_NAME: name}
+    if isinstance(each, BundledName) and each.omitted:
+        annotations[SPARSE] = str(len(each.omitted))
+    return {**described(each.descriptor), "annotations": annotations}

@@ -1,0 +1,187 @@
+"""`bundle.json`: what a bundle is, in the one document whose sha256 is signed.
+
+Rule 1: canonical JSON without any moment, host or user in it: the same content gives the same bytes everywhere.
+Rule 2: it decides every byte of the volumes. Their framing follows from it (`oci.volumes`), blobs from their digests,
+        pieces of blobs from the digests here; so a reader compares, and never interprets what a medium says.
+Rule 3: it names all that the set is, not only what travels: `requires` is what the site must hold already, and with
+        `provides` it is the whole closure of all names.
+Rule 4: what is read is checked whole; a document that is not exactly what is written here is `Malformed`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import orjson
+
+from iarproxy.errors import Malformed
+from iarproxy.oci.descriptor import Descriptor
+from iarproxy.oci.digest import Digest
+from iarproxy.oci.reference import Reference, TagReference
+from iarproxy.oci.set_record import described, described_in, reference_of, tag_of
+
+MEDIA_TYPE = "application/vnd.iarproxy.bundle.v1+json"
+MAX_BUNDLE = 256 * 2**20  # bytes of the document
+SET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class BundledName:
+    """A name, and what it stands for.
+
+    Attributes:
+        omitted: children of its indexes, at any depth, that no wanted platform needs; declared, not carried.
+        listed: whether the layout's `index.json` has it: it is an image, and all of its content is in this bundle.
+    """
+
+    reference: Reference
+    descriptor: Descriptor
+    omitted: tuple[Digest, ...] = ()
+    listed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BundledAttachment:
+    """An attachment tag, and the manifests that its index or manifest leads to: the edges from subject to referrer."""
+
+    reference: TagReference
+    descriptor: Descriptor
+    manifests: tuple[Digest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """A blob that travels in this bundle; `size` in bytes."""
+
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BundleManifest:
+    """What a bundle is.
+
+    Attributes:
+        names, attachments: the whole set, sorted by their text.
+        provides: what travels, sorted by digest. requires: what the site must hold, sorted.
+        volume_size: the most bytes of a volume; None: one volume of any size.
+        pieces: of each blob that spans volumes, the sha256 of its pieces in order (hex).
+    """
+
+    set: str
+    names: tuple[BundledName, ...]
+    attachments: tuple[BundledAttachment, ...]
+    provides: tuple[Carried, ...]
+    requires: tuple[Digest, ...]
+    volume_size: int | None = None
+    pieces: tuple[tuple[Digest, tuple[str, ...]], ...] = ()
+
+    @property
+    def identity(self) -> Digest:
+        """What the bundle is called in volumes and messages: the sha256 of the document without its pieces, for these
+        are known only once the volumes are written.
+        """
+        return Digest.of(replace(self, pieces=()).dump())
+
+    def dump(self) -> bytes:
+        """The document."""
+        return orjson.dumps(
+            {
+                "mediaType": MEDIA_TYPE,
+                "set": self.set,
+                "names": [_of_name(each) for each in self.names],
+                "attachments": [_of_attachment(each) for each in self.attachments],
+                "provides": [[str(each.digest), each.size] for each in self.provides],
+                "requires": list(map(str, self.requires)),
+                "volumeSize": self.volume_size,
+                "pieces": {str(digest): list(hashes) for digest, hashes in self.pieces},
+            },
+            option=orjson.OPT_SORT_KEYS,
+        )
+
+    def sections(self) -> dict[str, tuple[int, Digest]]:
+        """How many there are of each kind, and the sha256 over them: signed beside the whole, so that a reader can say
+        what of a document was changed.
+        """
+        document = orjson.loads(self.dump())
+        kinds = ("names", "attachments", "provides", "requires")
+        return {
+            kind: (len(document[kind]), Digest.of(orjson.dumps(document[kind], option=orjson.OPT_SORT_KEYS)))
+            for kind in kinds
+        }
+
+    @classmethod
+    def parse(cls, raw: bytes) -> BundleManifest:
+        """The document that `dump` wrote.
+
+        Raises:
+            Malformed: it is none.
+        """
+        try:
+            document = orjson.loads(raw)
+            found = cls(
+                set=document["set"],
+                names=tuple(map(_name, document["names"])),
+                attachments=tuple(map(_attachment, document["attachments"])),
+                provides=tuple(Carried(Digest.parse(digest), size) for digest, size in document["provides"]),
+                requires=tuple(map(Digest.parse, document["requires"])),
+                volume_size=document["volumeSize"],
+                pieces=tuple((Digest.parse(digest), tuple(each)) for digest, each in document["pieces"].items()),
+            )
+            sound = found.dump() == raw and _is_sound(found)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise Malformed(f"not a bundle's manifest: {str(error)[:120]}") from error
+        if not sound:
+            raise Malformed(
+                "not a bundle's manifest as iarproxy writes it: it repeats, misorders or misspells something"
+            )
+        return found
+
+
+def _is_sound(found: BundleManifest) -> bool:
+    provided, named = [each.digest for each in found.provides], [str(each.reference) for each in found.names]
+    attached = [str(each.reference) for each in found.attachments]
+    ordered = all(_rises(each) for each in (provided, found.requires, named, attached))
+    sized = all(type(each.size) is int and each.size >= 0 for each in found.provides)
+    limited = found.volume_size is None or (type(found.volume_size) is int and found.volume_size > 0)
+    hashed = all(len(each) == 64 and set(each) <= set("0123456789abcdef") for _, all_ in found.pieces for each in all_)  # noqa: PLR2004  # hex digits of a sha256
+    known = {digest for digest, _ in found.pieces} <= set(provided)
+    apart = set(provided).isdisjoint(found.requires)
+    tags = all(each.reference.tag.is_attachment for each in found.attachments)
+    return ordered and sized and limited and hashed and known and apart and tags and bool(SET_NAME.fullmatch(found.set))
+
+
+def _rises(values: Any) -> bool:
+    return all(first < second for first, second in pairwise(values))
+
+
+def _of_name(name: BundledName) -> dict[str, Any]:
+    omitted = sorted(map(str, name.omitted))
+    return {
+        "reference": str(name.reference),
+        **described(name.descriptor),
+        **({"omitted": omitted} if omitted else {}),
+        **({"listed": True} if name.listed else {}),
+    }
+
+
+def _name(document: dict[str, Any]) -> BundledName:
+    omitted = tuple(map(Digest.parse, document.get("omitted", ())))
+    reference = reference_of(document["reference"])
+    return BundledName(reference, described_in(document), omitted, listed=bool(document.get("listed", False)))
+
+
+def _of_attachment(attachment: BundledAttachment) -> dict[str, Any]:
+    return {
+        "reference": str(attachment.reference),
+        **described(attachment.descriptor),
+        "manifests": sorted(map(str, attachment.manifests)),
+    }
+
+
+def _attachment(document: dict[str, Any]) -> BundledAttachment:
+    manifests = tuple(map(Digest.parse, document["manifests"]))
+    return BundledAttachment(tag_of(document["reference"]), described_in(document), manifests)
