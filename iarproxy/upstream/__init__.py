@@ -12,6 +12,7 @@ from iarproxy.upstream.budget import Standing
 from iarproxy.upstream.client import Timeouts
 from iarproxy.upstream.closed import Upstreams
 from iarproxy.upstream.endpoint import Beyond, FetchedManifest, Told
+from iarproxy.upstream.offline import Lack
 from iarproxy.upstream.registry import Upstream, UpstreamStanding
 from iarproxy.upstream.retry import Retry
 from iarproxy.upstream.spending import WINDOW, Spender
@@ -21,6 +22,7 @@ __all__ = [
     "WINDOW",
     "Beyond",
     "FetchedManifest",
+    "Lack",
     "Purpose",
     "Retry",
     "Spender",

@@ -2,6 +2,7 @@
 
 Rule 1: a key is a canonical registry name; it comes from the configuration, never from a request.
 Rule 2: nothing is dialled or resolved before something is asked for: the proxy starts with nothing reachable.
+Rule 3: what is offline dials nothing at all; see `offline`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from iarproxy.upstream.cache import SharedCache
 from iarproxy.upstream.client import Timeouts
 from iarproxy.upstream.guard import Lookup, SystemLookup
 from iarproxy.upstream.metering import Meter, Unmetered
+from iarproxy.upstream.offline import Lacks, OfflineUpstream, unexplained
 from iarproxy.upstream.opening import Opening
 from iarproxy.upstream.registry import Upstream, UpstreamStanding
 from iarproxy.upstream.retry import Retry
@@ -27,11 +29,16 @@ def _utc_now() -> datetime:
 
 
 class Upstreams:
-    """The upstreams by canonical name. Made by `open`, in the process and loop that use them."""
+    """The upstreams by canonical name. Made by `open` or `offline`, in the process and loop that use them.
 
-    def __init__(self, upstreams: Mapping[str, Upstream], held: AsyncExitStack) -> None:
+    Attributes:
+        is_offline: none of them is ever asked.
+    """
+
+    def __init__(self, upstreams: Mapping[str, Upstream], held: AsyncExitStack, *, is_offline: bool = False) -> None:
         self._upstreams = dict(upstreams)
         self._held = held
+        self.is_offline = is_offline
 
     @classmethod
     async def open(
@@ -70,6 +77,17 @@ class Upstreams:
             opening = Opening(held, cache, now, lookup, retry or Retry(), timeouts, meter or Unmetered(), via)
             upstreams = {name: await opening.upstream(name, each) for name, each in settings.items()}
             return cls(upstreams, held.pop_all())
+
+    @classmethod
+    def offline(cls, settings: Mapping[str, UpstreamSettings], lacks: Lacks = unexplained) -> Upstreams:
+        """The same upstreams, of which none is ever asked: every ask raises at once that there is nothing.
+
+        Args:
+            settings: by canonical name; neither credentials nor certificates are read.
+            lacks: why something is not here.
+        """
+        made = {name: OfflineUpstream(name, each.urls[0], lacks) for name, each in settings.items()}
+        return cls(made, AsyncExitStack(), is_offline=True)
 
     def __getitem__(self, registry: str) -> Upstream:
         """The upstream of a canonical registry name.

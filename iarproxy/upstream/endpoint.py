@@ -193,9 +193,9 @@ class Endpoint:
         """See `Upstream.tags`."""
         return await self._lists.tags(repository, self._path(repository, "tags", "list"))
 
-    async def referrers(self, repository: str, digest: Digest) -> bytes | None:
-        """See `Upstream.referrers`."""
-        return await self._lists.referrers(repository, self._path(repository, "referrers", digest))
+    async def referrers(self, repository: str, digest: Digest, *, strictly: bool = False) -> bytes | None:
+        """See `Upstream.referrers`, and with `strictly` `Upstream.attached`."""
+        return await self._lists.referrers(repository, self._path(repository, "referrers", digest), strictly=strictly)
 
     async def _begin(self, ask: Ask, repository: str, digest: Digest) -> Transfer:
         """The transfer that answers `ask`; without a Range where upstream answers another part than asked for."""

@@ -66,12 +66,12 @@ class Lists:
             raise UpstreamWrong(f"{self._asker.client.name} sends no list for {what}")
         return [tag for tag in tags if isinstance(tag, str) and _is_tag(tag)]
 
-    async def referrers(self, repository: str, url: URL) -> bytes | None:
-        """See `Upstream.referrers`."""
+    async def referrers(self, repository: str, url: URL, *, strictly: bool) -> bytes | None:
+        """See `Upstream.referrers`, and with `strictly` `Upstream.attached`."""
         key, what = f"no referrers {self._asker.client.name} {url.origin()} {repository}", f"referrers in {repository}"
-        if await self._cache.get(key) is not None:
+        if not strictly and await self._cache.get(key) is not None:
             return None
-        bodies = await self._walk(Ask("GET", url, OCI_INDEX), repository, what, optional=True)
+        bodies = await self._walk(Ask("GET", url, OCI_INDEX), repository, what, optional=True, strictly=strictly)
         if bodies is None:
             await self._cache.put(key, b"-", _NO_API_FOR)
             return None
@@ -98,8 +98,10 @@ class Lists:
             raise UpstreamWrong(f"{self._asker.client.name} sends no JSON object for {what}")
         return document
 
-    async def _walk(self, ask: Ask, repository: str, what: str, *, optional: bool) -> list[bytes] | None:
-        """The bodies of all pages; None where the API is `optional` and not there."""
+    async def _walk(
+        self, ask: Ask, repository: str, what: str, *, optional: bool, strictly: bool = False
+    ) -> list[bytes] | None:
+        """The bodies of all pages, or of so many, unless `strictly`; None where the API is `optional` and not there."""
         bodies: list[bytes] = []
         seen: set[URL] = set()
         following: URL | None = ask.url
@@ -112,6 +114,9 @@ class Lists:
                 following = self._next(landed, ask.url)
             if sum(map(len, bodies)) > _MAX_BYTES:
                 break
+        if strictly and following is not None and following not in seen:
+            name = self._asker.client.name
+            raise UpstreamWrong(f"{name} sends more than {MAX_PAGES} pages or {_MAX_BYTES} bytes of {what}")
         return bodies
 
     def _next(self, landed: Landed, base: URL) -> URL | None:

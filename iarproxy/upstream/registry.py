@@ -43,6 +43,7 @@ class UpstreamStanding:
         spenders: what was asked of it in the last hours by all workers, most first.
         under_way, waiting: blobs, and requests that wait for a place, in this worker.
         floor: of a quota, so much is left to clients.
+        offline: it is never asked.
     """
 
     name: str
@@ -51,6 +52,7 @@ class UpstreamStanding:
     under_way: int
     waiting: int
     floor: int
+    offline: bool = False
 
 
 class Upstream:
@@ -221,6 +223,15 @@ class Upstream:
                 question, Purpose.CLIENT, lambda endpoint: endpoint.referrers(repository_name, digest)
             ),
         )
+
+    async def attached(self, repository_name: str, digest: Digest) -> bytes | None:
+        """As `referrers`, for whoever must miss nothing: asked anew, of the primary endpoint alone, and all of it.
+
+        Raises:
+            As `referrers`; UpstreamWrong also where the list is longer than what is read of it.
+        """
+        what = f"the referrers of {spelled(repository_name, digest)}"
+        return await self._retry.run(what, lambda: self._primary.referrers(repository_name, digest, strictly=True))
 
     async def require(self, purpose: Purpose) -> None:
         """Go on only if something may be spent for `purpose`.
