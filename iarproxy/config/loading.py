@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import platformdirs
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from iarproxy.config.explaining import explain
 from iarproxy.config.settings import Config
 from iarproxy.errors import ConfigError, Malformed
 from iarproxy.oci import DOCKER_HUB, canonical_registry
 
 SYSTEM_FILE = Path("/etc/iarproxy/iarproxy.toml")
 DEFAULT_UPSTREAMS = (DOCKER_HUB, "ghcr.io", "quay.io", "registry.k8s.io")
-# pydantic's words for what a newcomer gets wrong most, in the form of a remedy
-_REMEDIES = {
-    "int_parsing": "not a whole number; write digits without quotes",
-    "int_type": "not a whole number; write digits without quotes",
-    "bool_parsing": "neither true nor false; write one of them without quotes",
-    "dict_type": 'not a section; write it as a table, such as [store] or [upstreams."ghcr.io"]',
-    "model_type": 'not a section; write it as a table, such as [store] or [upstreams."ghcr.io"]',
-    "tuple_type": 'not a list; write ["..."]',
-    "string_type": 'not a text; write it in quotes ("...")',
-    "missing": "missing; add it",
-    "too_short": "empty; write at least one",
-}
 
 
 def default_url(registry: str) -> str:
@@ -94,7 +82,7 @@ def parse(document: dict[str, Any], source: Path | None) -> Config:
         filled["upstreams"] = _canonical(filled["upstreams"], where)
         return Config.model_validate(filled)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(error)}") from error
+        raise ConfigError(f"{where}: {explain(error, Config)}") from error
     except Malformed as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -121,28 +109,3 @@ def _canonical(sections: Any, where: str) -> Any:
         has_url = not isinstance(section, dict) or "url" in section
         named[canonical] = section if has_url else {"url": default_url(canonical), **section}
     return named
-
-
-def _explain(error: ValidationError) -> str:
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    # a key that is missing is mostly one that is misspelled
-    first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
-    location = [each for each in first["loc"] if not str(each).startswith("function-")]
-    key = ".".join(f'"{each}"' if "." in str(each) else str(each) for each in location)
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(location[:-1])
-        close = difflib.get_close_matches(str(location[-1]), known, n=1)
-        return f"{key}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}")
-    remedy = _REMEDIES.get(first["type"], "")
-    message = remedy or first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
-
-
-def _keys_at(location: list[int | str]) -> list[str]:
-    model: type[BaseModel] = Config
-    for step in location:
-        field = model.model_fields.get(str(step))
-        inner = field.annotation if field else None
-        found = [each for each in (inner, *get_args(inner)) if isinstance(each, type) and issubclass(each, BaseModel)]
-        model = found[0] if found else model
-    return [name for name in model.model_fields if name != "source"]

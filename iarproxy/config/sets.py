@@ -1,0 +1,273 @@
+"""`sets.toml`: what a site needs, by name. A file of its own, kept in git; `iarproxy sync` and `bundle create` read it.
+
+    [[set]]
+    name = "site-a"
+    references = ["docker.io/library/tiny:1.0", "ghcr.io/org/app:2@sha256:..."]
+    platforms = ["linux/amd64"]       # of indexes; none: all
+    locks = ["iar.lock"]              # beside this file; any text that `lock import` reads
+    charts = ["ghcr.io/org/charts/app:1.2.0"]
+    referrers = true                  # signatures, SBOMs, attestations
+
+    [[set.repositories]]
+    name = "quay.io/org/tool"
+    tags = ["v*"]
+    semver = ">=1.2 <2"
+    newest = 3
+    platforms = ["linux/arm64"]       # instead of the set's
+
+Rule 1: an unknown key is an error that suggests the right one; every error names file, set and key.
+Rule 2: names are full, or Docker Hub's, as for every program that writes such lists: a set means the same on each
+        machine, whatever its `default_upstream` is.
+Rule 3: the definition of a set is a digest over what it says, lock files included, and not over how it is written: a
+        moved line, a comment, another order change nothing.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeAlias
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from iarproxy.config.explaining import explain
+from iarproxy.errors import ConfigError, Malformed
+from iarproxy.oci import Digest, DigestReference, Platform, Reference, Repository, TagReference, parse_reference
+from iarproxy.oci.bundle_manifest import SET_NAME
+from iarproxy.oci.lock import Lock, Locked, Named
+from iarproxy.oci.lock_reading import read_lock
+from iarproxy.oci.yaml_text import MAX_TEXT
+from iarproxy.trust.choosing import Selection, glob
+from iarproxy.trust.versions import Range
+
+Wanted: TypeAlias = TagReference | DigestReference | Locked
+
+_MOST = 10_000  # references, repositories, locks, charts of one set
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRepository:
+    """A repository of a set, and which of its tags. `platforms`: of indexes, only these; empty: all."""
+
+    repository: Repository
+    selection: Selection
+    platforms: tuple[Platform, ...]
+
+    def __str__(self) -> str:
+        return f"{self.repository} ({self.selection})"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedLock:
+    """A lock file of a set; `name` as it is written there."""
+
+    name: str
+    lock: Lock
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class WantedSet:
+    """What a site needs.
+
+    Attributes:
+        references: a tag, a digest, or a tag that shall stand for a digest.
+        definition: over all that is said here (rule 3).
+    """
+
+    name: str
+    references: tuple[Wanted, ...]
+    repositories: tuple[WantedRepository, ...]
+    platforms: tuple[Platform, ...]
+    locks: tuple[WantedLock, ...]
+    charts: tuple[Reference, ...]
+    referrers: bool
+
+    @property
+    def definition(self) -> Digest:
+        """The digest of what this set says."""
+        document = {
+            "name": self.name,
+            "references": sorted(map(str, self.references)),
+            "repositories": sorted([str(each), sorted(map(str, each.platforms))] for each in self.repositories),
+            "platforms": sorted(map(str, self.platforms)),
+            "locks": sorted([each.name, str(each.digest)] for each in self.locks),
+            "charts": sorted(map(str, self.charts)),
+            "referrers": self.referrers,
+        }
+        return Digest.of(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+def _read(parse: Callable[[Any], Any]) -> BeforeValidator:
+    """What a value spells, in the form in which pydantic takes an error."""
+
+    def read(value: Any) -> Any:
+        try:
+            return parse(value)
+        except Malformed as error:
+            raise ValueError(str(error)) from error
+
+    return BeforeValidator(read)
+
+
+def _range(value: Any) -> Range | None:
+    return None if value is None else Range.parse(str(value))
+
+
+def _reference(value: Any) -> Wanted:
+    """A reference; one with tag and digest is a tag that shall stand for that digest."""
+    if not isinstance(value, str):
+        raise Malformed("not a text; write it in quotes")
+    if "@" in value:
+        named = Named.parse(value)
+        if named.tag is not None and named.digest is not None:
+            return Locked(named.pulled, named.digest)
+    return parse_reference(value)
+
+
+def _chart(value: Any) -> Reference:
+    """The reference of a chart, with or without `oci://` in front; a chart's version is a tag, so it is written out."""
+    named = Named.parse(str(value).removeprefix("oci://"))
+    if named.digest is not None:
+        return DigestReference(named.repository, named.digest)
+    if named.reference is None:
+        raise Malformed(f"{str(value)[:160]!r} has no version; write for example oci://ghcr.io/org/charts/app:1.2.0")
+    return named.reference
+
+
+def _repository(value: Any) -> Repository:
+    named = Named.parse(str(value))
+    if named.tag is not None or named.digest is not None:
+        raise Malformed(f"{str(value)[:160]!r} names more than a repository; write tags, or move it to references")
+    return named.repository
+
+
+_Platforms = tuple[Annotated[Platform, _read(lambda value: Platform.parse(str(value)))], ...]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+
+class RepositorySection(_Section):
+    """`[[set.repositories]]`; see `trust.choosing.Selection`."""
+
+    name: Annotated[Repository, _read(_repository)]
+    tags: tuple[Annotated[str, _read(glob)], ...] = Field((), max_length=_MOST)
+    semver: Annotated[Range | None, _read(_range)] = None
+    newest: int | None = Field(None, ge=1, le=_MOST)
+    platforms: _Platforms | None = None
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if not self.tags and self.semver is None and self.newest is None:
+            raise ValueError('which tags? write tags = ["1.*"], semver = ">=1.2 <2" or newest = 3; ["*"] means all')
+        return self
+
+
+class SetSection(_Section):
+    """`[[set]]`."""
+
+    name: str
+    references: tuple[Annotated[Wanted, _read(_reference)], ...] = Field((), max_length=_MOST)
+    repositories: tuple[RepositorySection, ...] = Field((), max_length=_MOST)
+    platforms: _Platforms = ()
+    locks: tuple[str, ...] = Field((), max_length=_MOST)
+    charts: tuple[Annotated[Reference, _read(_chart)], ...] = Field((), max_length=_MOST)
+    referrers: bool = True
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        if SET_NAME.fullmatch(self.name) is None:
+            raise ValueError(f"not a name of a set: {self.name[:80]!r}; write up to 64 of a-z 0-9 . _ -")
+        if not (self.references or self.repositories or self.locks or self.charts):
+            raise ValueError("empty; write references, repositories, locks or charts")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class SetsFile:
+    """What a file says. Lock files are read when a set is asked for."""
+
+    path: Path
+    sections: dict[str, SetSection]
+
+    def __getitem__(self, name: str) -> WantedSet:
+        """The set of that name.
+
+        Raises:
+            ConfigError: there is none, or a lock file of it cannot be read.
+        """
+        section = self.sections.get(name)
+        if section is None:
+            known = ", ".join(sorted(self.sections)) or "none"
+            raise ConfigError(f"{self.path} has no set {name[:80]!r}; it has {known}")
+        return WantedSet(
+            name,
+            tuple(dict.fromkeys(section.references)),
+            tuple(_wanted_repository(each, section) for each in section.repositories),
+            section.platforms,
+            tuple(self._lock(name, each) for each in dict.fromkeys(section.locks)),
+            tuple(dict.fromkeys(section.charts)),
+            section.referrers,
+        )
+
+    def _lock(self, name: str, file: str) -> WantedLock:
+        path = self.path.parent / file
+        where = f'{self.path}: set "{name}": locks'
+        try:
+            with path.open("rb") as opened:
+                data = opened.read(MAX_TEXT + 1)
+            return WantedLock(file, read_lock(data, str(path)), Digest.of(data))
+        except OSError as error:
+            raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}; paths begin at this file") from error
+        except Malformed as error:
+            raise ConfigError(f"{where}: {error}") from error
+
+
+def _wanted_repository(section: RepositorySection, above: SetSection) -> WantedRepository:
+    platforms = above.platforms if section.platforms is None else section.platforms
+    selection = Selection(section.tags, section.semver, section.newest)
+    return WantedRepository(section.name, selection, platforms)
+
+
+def load_sets(path: Path) -> SetsFile:
+    """The sets in a file.
+
+    Raises:
+        ConfigError: one line that names file, set, key and remedy.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}; see config/sets.example.toml") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}; give --sets the path of a sets file") from error
+    return SetsFile(path, _sections(path, document))
+
+
+def _sections(path: Path, document: dict[str, Any]) -> dict[str, SetSection]:
+    strange = [key for key in document if key != "set"]
+    if strange:
+        raise ConfigError(f"{path}: {strange[0][:80]}: unknown key; a sets file has [[set]] sections only")
+    found: dict[str, SetSection] = {}
+    listed = document.get("set", [])
+    if not isinstance(listed, list):
+        raise ConfigError(f"{path}: set: not a list of sections; write [[set]] with two brackets")
+    for number, each in enumerate(listed, start=1):
+        said = each.get("name") if isinstance(each, dict) else None
+        where = f'{path}: set "{said[:64]}"' if isinstance(said, str) else f"{path}: set number {number}"
+        try:
+            section = SetSection.model_validate(each)
+        except ValidationError as error:
+            raise ConfigError(f"{where}: {explain(error, SetSection)}") from error
+        if section.name in found:
+            raise ConfigError(f"{where} is there twice; keep one")
+        found[section.name] = section
+    return found

@@ -1,0 +1,135 @@
+"""`sets.toml`: what it may say, what each error says, and what its digest is over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from iarproxy.config.sets import SetsFile, load_sets
+from iarproxy.errors import ConfigError
+from iarproxy.oci import Digest, Platform
+from iarproxy.oci.lock import Locked
+
+EXAMPLE = Path(__file__).parent.parent / "config" / "sets.example.toml"
+ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+
+
+def sets(folder: Path, text: str) -> SetsFile:
+    file = folder / "sets.toml"
+    file.write_text(text)
+    return load_sets(file)
+
+
+def section(body: str) -> str:
+    return f'[[set]]\nname = "site-a"\n{body}\n'
+
+
+def definition(folder: Path, body: str) -> Digest:
+    return sets(folder, section(body))["site-a"].definition
+
+
+def test_the_example_is_a_sets_file() -> None:
+    """The shipped example loads, with every key that it shows."""
+    found = load_sets(EXAMPLE)["site-a"]
+    assert ["docker.io/library/alpine:3.20"] == list(map(str, found.references))
+    assert ["registry.k8s.io/pause (semver >=3.8 <4, newest 2)"] == list(map(str, found.repositories))
+    assert found.referrers
+
+
+def test_everything_it_may_say(tmp_path: Path) -> None:
+    """Tags, digests, both, ranges, platforms, charts; names without a registry are Docker Hub's."""
+    (tmp_path / "iar.lock").write_text(f"# iar.lock 1\nghcr.io/org/app:1@{ONE}\n")
+    found = sets(
+        tmp_path,
+        section(
+            f'references = ["tiny:1.0", "ghcr.io/a/b@{ONE}", "ghcr.io/a/b:2@{TWO}"]\nplatforms = ["linux/amd64"]\n'
+            'locks = ["iar.lock"]\ncharts = ["oci://ghcr.io/org/charts/app:1.2.0"]\nreferrers = false\n'
+            '[[set.repositories]]\nname = "quay.io/org/tool"\ntags = ["v*"]\nnewest = 3\nplatforms = []\n'
+        ),
+    )["site-a"]
+    assert ["docker.io/library/tiny:1.0", f"ghcr.io/a/b@{ONE}", f"ghcr.io/a/b:2@{TWO}"] == list(
+        map(str, found.references)
+    )
+    assert isinstance(found.references[2], Locked)
+    assert ((Platform("linux", "amd64"),), ()) == (found.platforms, found.repositories[0].platforms)
+    assert ["ghcr.io/org/app:1"] == [str(each.reference) for each in found.locks[0].lock.entries]
+    assert ["ghcr.io/org/charts/app:1.2.0"] == list(map(str, found.charts))
+    assert not found.referrers
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("reference = ['a:1']", 'set "site-a": reference: unknown key; did you mean references?'),
+        ("references = ['a:1']\n[[set.repositories]]\nname='a'\ntag=['1']", "0.tag: unknown key; did you mean tags?"),
+        ("[[set.repositories]]\nname = 'a/b'", "which tags? write tags"),
+        ("[[set.repositories]]\nname = 'a/b:1'\nnewest = 1", "names more than a repository"),
+        ("[[set.repositories]]\nname = 'a/b'\nsemver = 'new'", "not a range of versions: 'new'"),
+        ("[[set.repositories]]\nname = 'a/b'\ntags = ['[ab]']", "not a pattern of tags: '[ab]'"),
+        ("[[set.repositories]]\nname = 'a/b'\nnewest = 0", "newest: "),
+        ("references = ['UPPER:1']", "not a repository name: 'library/UPPER'"),
+        ("references = ['a@sha256:12']", "sha256:12"),
+        ("references = [1]", "references.0: not a text"),
+        ("references = 'a:1'", 'references: not a list; write ["..."]'),
+        ("charts = ['ghcr.io/org/app']", "has no version"),
+        ("platforms = ['amd64']\nreferences = ['a:1']", "not a platform: 'amd64'"),
+        ("referrers = true", "empty; write references, repositories, locks or charts"),
+        ("locks = ['none.lock']", "none.lock cannot be read: No such file"),
+        ("locks = ['bad.lock']", "bad.lock, line 2"),
+    ],
+)
+def test_an_error_names_set_key_and_remedy(tmp_path: Path, body: str, said: str) -> None:
+    """One line; nothing is ignored."""
+    (tmp_path / "bad.lock").write_text("# iar.lock 1\nnonsense\n")
+    with pytest.raises(ConfigError) as error:
+        definition(tmp_path, body)
+    assert said in str(error.value)
+    assert f'{tmp_path}/sets.toml: set "site-a": ' in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[set]\nname = 'a'", "write [[set]] with two brackets"),
+        ("[[sets]]\nname = 'a'", "sets: unknown key; a sets file has [[set]] sections only"),
+        ("[[set]]\nreferences = ['a:1']", "set number 1: name: missing; add it"),
+        ("[[set]]\nname = 'A B'\nreferences = ['a:1']", "not a name of a set: 'A B'"),
+        (section("references = ['a:1']") * 2, 'set "site-a" is there twice'),
+        ("= 1", "not TOML"),
+    ],
+)
+def test_a_file_that_is_none(tmp_path: Path, text: str, said: str) -> None:
+    """The whole file is looked at, whichever set is wanted."""
+    with pytest.raises(ConfigError) as error:
+        sets(tmp_path, text)
+    assert said in str(error.value)
+
+
+def test_a_set_that_is_not_there(tmp_path: Path) -> None:
+    """Those that are there are named; so is a file that cannot be read."""
+    with pytest.raises(ConfigError, match=r"has no set 'site-b'; it has site-a"):
+        sets(tmp_path, section("references = ['a:1']"))["site-b"]
+    with pytest.raises(ConfigError, match=r"none\.toml: cannot be read: No such file"):
+        load_sets(tmp_path / "none.toml")
+
+
+def test_the_definition_is_over_what_is_said(tmp_path: Path) -> None:
+    """Order, comments and spelling change nothing; each key and each lock file does."""
+    (tmp_path / "iar.lock").write_text(f"# iar.lock 1\nghcr.io/org/app:1@{ONE}\n")
+    base = definition(tmp_path, "references = ['a:1', 'b:1']")
+    assert base == definition(tmp_path, "# why\nreferences = [\n  'docker.io/library/b:1',\n  'a:1',\n]")
+    repository = "references = ['a:1', 'b:1']\n[[set.repositories]]\nname = 'c'\n"
+    others = [
+        definition(tmp_path, "references = ['a:1']"),
+        definition(tmp_path, "references = ['a:1', 'b:1']\nreferrers = false"),
+        definition(tmp_path, "references = ['a:1', 'b:1']\nplatforms = ['linux/amd64']"),
+        definition(tmp_path, "references = ['a:1', 'b:1']\nlocks = ['iar.lock']"),
+        definition(tmp_path, f"{repository}tags = ['1']"),
+        definition(tmp_path, f"{repository}tags = ['1']\nnewest = 1"),
+        definition(tmp_path, f"{repository}tags = ['1']\nplatforms = ['linux/amd64']"),
+    ]
+    (tmp_path / "iar.lock").write_text(f"# iar.lock 1\nghcr.io/org/app:1@{TWO}\n")
+    others.append(definition(tmp_path, "references = ['a:1', 'b:1']\nlocks = ['iar.lock']"))
+    assert len(others) + 1 == len({base, *others})
