@@ -16,7 +16,7 @@ from pathlib import Path
 
 from iarproxy.errors import Malformed, Refused
 from iarproxy.ledger.journal_file import sync_directory
-from iarproxy.trust.signing import PrivateKey
+from iarproxy.trust.signing import KeyType, PrivateKey
 
 NAME = "promotion.key"
 _MOST = 16 * 1024  # bytes
@@ -47,9 +47,12 @@ def _read(path: Path) -> PrivateKey:
             raise Malformed("it is no file")
         if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise Refused(f"{path} is open to others: chmod 600 it, and replace it if somebody read it")
-        return PrivateKey.parse(os.read(descriptor, _MOST))
+        key = PrivateKey.parse(os.read(descriptor, _MOST))
     finally:
         os.close(descriptor)
+    if key.public.type is not KeyType.ECDSA:
+        raise Malformed("it is of another kind; an ECDSA key over P-256 in PEM is wanted, as every cosign verifies it")
+    return key
 
 
 def _make(path: Path) -> None:

@@ -5,6 +5,7 @@ Rule 1: what is signed is the exact payload with its type (DSSE v1, pre-authenti
 Rule 2: exactly one signature, and no `keyid`, as cosign writes and reads it. The hint chooses nothing here: every key
         that is allowed is tried.
 Rule 3: what is read comes from anybody. Its shape is checked strictly, its size is the caller's to bound.
+Rule 4: of what iarproxy alone writes (`exact`), any other spelling is refused too: no byte of it may be anything else.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -25,11 +26,12 @@ IN_TOTO = "application/vnd.in-toto+json"
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """A payload and the one signature over it."""
+    """A payload and the one signature over it. `hint`: of the key that is said to have made it; empty: not said."""
 
     payload: bytes
     payload_type: str
     signature: bytes
+    hint: str = ""
 
 
 def encoding(payload_type: str, payload: bytes) -> bytes:
@@ -40,15 +42,18 @@ def encoding(payload_type: str, payload: bytes) -> bytes:
 
 def signed_bundle(statement: bytes, key: PrivateKey) -> bytes:
     """The bundle that says `statement` in the name of `key`."""
-    signature = key.sign(encoding(IN_TOTO, statement))
+    return _bundled(Envelope(statement, IN_TOTO, key.sign(encoding(IN_TOTO, statement)), key.public.hint))
+
+
+def _bundled(envelope: Envelope) -> bytes:
     return orjson.dumps(
         {
             "mediaType": BUNDLE,
-            "verificationMaterial": {"publicKey": {"hint": key.public.hint}, "tlogEntries": []},
+            "verificationMaterial": {"publicKey": {"hint": envelope.hint}, "tlogEntries": []},
             "dsseEnvelope": {
-                "payload": base64.b64encode(statement).decode(),
-                "payloadType": IN_TOTO,
-                "signatures": [{"sig": base64.b64encode(signature).decode()}],
+                "payload": base64.b64encode(envelope.payload).decode(),
+                "payloadType": envelope.payload_type,
+                "signatures": [{"sig": base64.b64encode(envelope.signature).decode()}],
             },
         }
     )
@@ -76,6 +81,21 @@ def envelope_of(bundle: bytes) -> Envelope:
     raise Malformed("not a Sigstore bundle v0.3 with a DSSE envelope of one signature")
 
 
+def exact(bundle: bytes) -> Envelope:
+    """What a bundle holds that `signed_bundle` wrote, with its hint; nothing of it is verified yet.
+
+    Raises:
+        Malformed: it is none, or has another spelling.
+    """
+    found = envelope_of(bundle)
+    match orjson.loads(bundle):
+        case {"verificationMaterial": {"publicKey": {"hint": str(hint)}}}:
+            found = replace(found, hint=hint)
+    if found.payload_type != IN_TOTO or _bundled(found) != bundle:
+        raise Malformed("not a signed statement exactly as iarproxy writes one: something of it was changed")
+    return found
+
+
 def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
@@ -93,7 +113,11 @@ def verified_statement(bundle: bytes, keys: Iterable[PublicKey]) -> bytes:
     envelope = envelope_of(bundle)
     if envelope.payload_type != IN_TOTO:
         raise Malformed(f"the envelope holds {envelope.payload_type[:120]!r}, not an in-toto statement")
-    data = encoding(envelope.payload_type, envelope.payload)
-    if not any(key.accepts(envelope.signature, data) for key in keys):
+    if not any(is_signed(envelope, key) for key in keys):
         raise Denied("none of the given keys signed the statement")
     return envelope.payload
+
+
+def is_signed(envelope: Envelope, key: PublicKey) -> bool:
+    """Whether the owner of `key` signed what the envelope holds."""
+    return key.accepts(envelope.signature, encoding(envelope.payload_type, envelope.payload))

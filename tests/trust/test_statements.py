@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed448
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from iarproxy.errors import Denied, Malformed
@@ -16,7 +16,7 @@ from iarproxy.oci import Digest, Repository, Tag, TagReference
 from iarproxy.trust.bundle import encoding, envelope_of, signed_bundle, verified_statement
 from iarproxy.trust.gates import Allowed, Refused
 from iarproxy.trust.promotion_record import Origin, PromotionRecord, predicate_about, statement_of
-from iarproxy.trust.signing import PrivateKey, PublicKey, public_keys
+from iarproxy.trust.signing import KeyType, PrivateKey, PublicKey, public_keys
 
 KEY = PrivateKey.made()
 RECORD = PromotionRecord(
@@ -123,17 +123,33 @@ def test_a_record_of_another_digest() -> None:
         predicate_about(statement_of(RECORD), Digest.of(b"other"))
 
 
-def test_keys_are_pem() -> None:
+@pytest.mark.parametrize("kind", KeyType)
+def test_keys_are_pem(kind: KeyType) -> None:
     """Both halves survive their text; the hint is that of the public key; the secret does not show."""
-    again = PrivateKey.parse(KEY.pem)
-    assert (KEY.public.hint, KEY.public.pem) == (again.public.hint, PublicKey.parse(again.public.pem).pem)
-    assert KEY.pem.splitlines()[1].decode() not in repr(KEY)
+    key = PrivateKey.made(kind)
+    again = PrivateKey.parse(key.pem)
+    assert (key.public.hint, key.public.pem) == (again.public.hint, PublicKey.parse(again.public.pem).pem)
+    assert base64.b64decode(key.public.hint).hex() == key.public.fingerprint
+    assert (kind, kind) == (key.public.type, again.public.type)
+    assert key.pem.splitlines()[1].decode() not in repr(key)
+
+
+@pytest.mark.parametrize("kind", KeyType)
+def test_a_key_accepts_what_it_signed(kind: KeyType) -> None:
+    """Either kind signs and verifies; a signature of the one is none of the other."""
+    key, other = PrivateKey.made(kind), PrivateKey.made(KeyType.ED25519)
+    signature = key.sign(b"said")
+    assert [True, False, False] == [
+        key.public.accepts(signature, b"said"),
+        key.public.accepts(signature, b"said otherwise"),
+        other.public.accepts(signature, b"said"),
+    ]
 
 
 def test_keys_of_other_kinds() -> None:
     """A key on another curve, of another algorithm, with a password, or no key at all is refused."""
     curve = ec.generate_private_key(ec.SECP384R1())
-    edwards = ed25519.Ed25519PrivateKey.generate()
+    edwards = ed448.Ed448PrivateKey.generate()
     for other in (curve, edwards):
         with pytest.raises(Malformed):
             PrivateKey.parse(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
