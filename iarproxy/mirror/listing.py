@@ -7,6 +7,7 @@ Rule 2: referrers are asked of upstream's API, else read from the fallback tag (
         list, on which every verifier fails closed; an error would fail pulls of what we hold.
 Rule 3: what an API said is true for as long as an attachment tag would be followed: some runtimes ask at each pull.
         After that its news is waited for only shortly where something is held (`patience`).
+        Offline all lists are what was brought: nobody has news, so there is nothing to wait for or to warn of.
 Rule 4: what iarproxy itself attached is listed after upstream's, whatever upstream says or does, while it is held.
 """
 
@@ -19,7 +20,7 @@ from typing import Any
 
 import orjson
 
-from iarproxy.errors import ManifestInvalid, Refused, Unavailable
+from iarproxy.errors import LedgerUnavailable, ManifestInvalid, Refused, Unavailable
 from iarproxy.ledger import Ledger, PinSet
 from iarproxy.ledger.attached import AttachedManifest
 from iarproxy.mirror.answers import ReferrersAnswer, TagList
@@ -35,7 +36,7 @@ from iarproxy.upstream import Upstreams
 
 _REMEMBERED = 10_000
 _FOR_TAGS = 10.0  # seconds that a list waits for upstream's part of it
-_EMPTY = orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
+EMPTY = orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []})
 
 
 class Listings:
@@ -74,6 +75,8 @@ class Listings:
             Unavailable: upstream does not answer, and we hold no tag of it.
         """
         ours = await pins.tags_of(repository)
+        if ours and self._upstreams.is_offline:
+            return TagList(repository, tuple(ours), complete=True)
         complete = True
         try:
             async with asyncio.timeout(_FOR_TAGS if ours else None):
@@ -90,8 +93,11 @@ class Listings:
         self, repository: Repository, digest: Digest, artifact_types: Collection[str]
     ) -> ReferrersAnswer:
         """The index of manifests whose subject is `digest`; with `artifact_types` only those of one of them."""
-        joined = _joined(await self._index(repository, digest), await self._ours(repository, digest))
-        raw = await self._without_recalled(joined)
+        upstreams = await self._index(repository, digest)
+        try:
+            raw = await self.completed(repository, digest, upstreams)
+        except LedgerUnavailable:  # an error would fail pulls (rule 2)
+            raw = await self._without_recalled(upstreams)
         if not artifact_types:
             return ReferrersAnswer(raw, filtered=False)
         index: dict[str, Any] = orjson.loads(raw)
@@ -110,12 +116,15 @@ class Listings:
         kept = [each for each, digest in zip(index["manifests"], listed, strict=True) if digest in clear]
         return orjson.dumps({**index, "manifests": kept})
 
-    async def _ours(self, repository: Repository, digest: Digest) -> list[AttachedManifest]:
-        try:
-            attached = await self._ledger.attached.of(repository, digest)
-        except Unavailable:
-            return []  # an error would fail pulls (rule 2)
-        return [each for each in attached if self._store.find(each.descriptor.digest) is not None]
+    async def completed(self, repository: Repository, digest: Digest, raw: bytes) -> bytes:
+        """Upstream's list of referrers as it is answered: with ours at its end, without what is recalled.
+
+        Raises:
+            LedgerUnavailable: it cannot be told what is ours.
+        """
+        attached = await self._ledger.attached.of(repository, digest)
+        held = [each for each in attached if self._store.find(each.descriptor.digest) is not None]
+        return await self._without_recalled(_joined(raw, held))
 
     async def _index(self, repository: Repository, digest: Digest) -> bytes:
         fallback = TagReference(repository, Tag.attached_to(digest))
@@ -123,11 +132,13 @@ class Listings:
         if fresh is not None:
             return fresh
         known = await self._known(fallback)
+        if self._upstreams.is_offline:
+            return known or EMPTY
         wait = Wait.NEWS if known is not None else self._wait_for_first(repository, digest)
         try:
             return await self._asking.once(fallback, lambda: self._ask(fallback, digest), wait)
         except (Unavailable, Refused):
-            return known or _EMPTY
+            return known or EMPTY
 
     def _wait_for_first(self, repository: Repository, digest: Digest) -> Wait:
         return Wait.FIRST if self._documents.is_held(repository, digest) else Wait.ALL
@@ -142,7 +153,7 @@ class Listings:
         if moment is None or abs(self._now() - moment) >= rule_for(fallback, self._rules).ttl:
             return None
         if digest is None:
-            return _EMPTY
+            return EMPTY
         held = await self._documents.held(digest)
         return None if held is None else held.raw
 
@@ -153,16 +164,16 @@ class Listings:
 
     async def _from_tag(self, fallback: TagReference) -> bytes:
         if not fallback.tag.is_attachment:  # of a sha512 digest: any other tag than an attachment would be pinned
-            return _EMPTY
+            return EMPTY
         try:
             return _as_index((await self._manifests.answer(fallback.repository, fallback.tag)).raw)
         except (Refused, Unavailable):
-            return _EMPTY
+            return EMPTY
 
     async def _keep(self, fallback: TagReference, raw: bytes) -> bytes:
         """Remember what the API said under the fallback tag, where an offline answer will look for it."""
         index = _as_index(raw)
-        if index == _EMPTY:
+        if index == EMPTY:
             self._note(fallback, None)
             return index
         descriptor = parse_manifest(raw, OCI_INDEX).descriptor
@@ -177,7 +188,7 @@ class Listings:
     async def _known(self, fallback: TagReference) -> bytes | None:
         """What upstream said last; None: nothing, or nothing that is held."""
         if fallback in self._said and self._said[fallback][0] is None:
-            return _EMPTY
+            return EMPTY
         known = await self._ledger.followed(fallback)
         held = None if known is None else await self._documents.held(known[0].digest)
         return None if held is None else _as_index(held.raw)
@@ -203,5 +214,5 @@ def _as_index(raw: bytes) -> bytes:
     try:
         manifest = parse_manifest(raw)
     except ManifestInvalid:
-        return _EMPTY
-    return raw if manifest.descriptor.media_type == OCI_INDEX and manifest.children else _EMPTY
+        return EMPTY
+    return raw if manifest.descriptor.media_type == OCI_INDEX and manifest.children else EMPTY

@@ -13,6 +13,7 @@ from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, RefusalAnswer, Served, TagList
 from iarproxy.mirror.attaching import Attaching
+from iarproxy.mirror.attachments import Attachments
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.drift import Checked, DriftCheck
@@ -87,6 +88,10 @@ class _Given:
             rules=self.rules,
             now=self.now,
         )
+
+    def attachments(self, documents: Documents, listings: Listings) -> Attachments:
+        """What is attached to content, for whoever carries it elsewhere."""
+        return Attachments(ledger=self.ledger, upstreams=self.upstreams, documents=documents, listings=listings)
 
     def explain(self, documents: Documents, holding: Holding) -> Explain:
         """Where names stand."""
@@ -180,6 +185,7 @@ class Mirror:
             for each, found in manifests.items()
         }
         self._default = self._names[FIRST_FETCHES.name]
+        self.attachments = given.attachments(documents, listings)
         self.holding = holding = Holding(store, documents, blobs, platforms)
         self.warm = Warm(manifests[FIRST_FETCHES], documents, blobs, holding)
         self.explain = given.explain(documents, holding)
