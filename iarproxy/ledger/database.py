@@ -35,6 +35,7 @@ T = TypeVar("T")
 PATIENCE = 8.0  # seconds to wait for other processes
 _MANY = 2000  # entries read at one look
 _NO_CHANGE = (EventKind.PINNED, EventKind.QUARANTINED)  # to a process that does not know the name
+_CHANGES_ALL = (EventKind.RECOVERED, EventKind.APPLIED)  # a bundle changes followed tags too, which no entry names
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +208,6 @@ def _changes(entries: Sequence[Entry]) -> Changes:
         changed = [entry.name for entry in entries if entry.kind not in _NO_CHANGE]
     except IarproxyError:
         return EVERYTHING
-    if any(entry.kind == EventKind.RECOVERED for entry in entries):
+    if any(entry.kind in _CHANGES_ALL for entry in entries):
         return EVERYTHING
     return Changes(tuple(dict.fromkeys(name for name in changed if name is not None)))

@@ -15,6 +15,7 @@ from typing import Self
 
 from iarproxy.ledger import admission, drift, followed, journal, links, pins, verification
 from iarproxy.ledger.attached import Attached
+from iarproxy.ledger.bundles import Bundles
 from iarproxy.ledger.checkpoints import Checkpoints
 from iarproxy.ledger.database import Changes
 from iarproxy.ledger.deliveries import Deliveries
@@ -26,6 +27,7 @@ from iarproxy.ledger.pin_set import PinSet
 from iarproxy.ledger.reading import Reading
 from iarproxy.ledger.recalls import Recalls
 from iarproxy.ledger.seeds import Seeds
+from iarproxy.ledger.sets import Sets
 from iarproxy.ledger.thread import LedgerThread
 from iarproxy.ledger.uses_file import NAME as USES
 from iarproxy.ledger.uses_file import Uses
@@ -50,6 +52,8 @@ class Ledger(PinSet):
         attached: the records of promotions, by what they are about.
         deliveries: how far webhooks were told of the journal.
         leases: what somebody runs, and whose names stay.
+        sets: what syncs came to.
+        bundles: which were made here, and which applied.
         checkpoints: what was signed of the journal.
         reading: the journal as a person reads it.
     """
@@ -61,6 +65,8 @@ class Ledger(PinSet):
         self.recalls = Recalls(self._shared)
         self.deliveries = Deliveries(self._shared)
         self.leases = Leases(self._shared)
+        self.sets = Sets(self._shared)
+        self.bundles = Bundles(self._shared)
         self.checkpoints = Checkpoints(self._shared)
         self.reading = Reading(self._shared)
         self.seeds = Seeds(self._shared)

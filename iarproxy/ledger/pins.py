@@ -110,6 +110,7 @@ def is_projected(connection: Connection, entry: Entry) -> bool:
 
 def pin(tx: Transaction, found: Unpinned, descriptor: Descriptor, source: str) -> Pin:
     """Pin what `standing` just found without a pin, in the same transaction (rule 2)."""
+    recalls.insist(tx.connection, [descriptor.digest])
     reason = _AFTER_REMOVAL if found.revision else ""
     made = _revise(tx, EventKind.PINNED, found, _change_of(found, descriptor, source), reason=reason, actor=SELF)
     assert isinstance(made, Pin)  # noqa: S101  # a change to a descriptor makes a pin; for the type checker
@@ -130,6 +131,7 @@ def change(
         raise Malformed("one act changes a name once")
     found = [standing(tx.connection, each.name) for each in changes]
     _insist_expected([_conflict(now, each) for now, each in zip(found, changes, strict=True)])
+    recalls.insist(tx.connection, [each.new.digest for each in changes if each.new is not None])
     return [_revise(tx, kind, now, each, reason=reason, actor=actor) for now, each in zip(found, changes, strict=True)]
 
 
@@ -231,8 +233,6 @@ def _insist_expected(conflicts: Sequence[Conflict | None]) -> None:
 def _revise(
     tx: Transaction, kind: EventKind, now: Pin | Unpinned, wanted: Change, *, reason: str, actor: str
 ) -> Pin | Unpinned:
-    if wanted.new is not None:
-        recalls.insist(tx.connection, wanted.new.digest)
     previous = str(now.descriptor.digest) if isinstance(now, Pin) else None
     body = {**wanted.detail, "descriptor": to_json(wanted.new), "source": wanted.source, "previous": previous}
     entry = tx.append(

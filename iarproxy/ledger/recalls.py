@@ -10,7 +10,7 @@ Rule 3: each process holds all of them in memory, as one snapshot that is replac
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -208,14 +208,16 @@ def is_about(entry: Entry) -> bool:
     return entry.kind in _KINDS
 
 
-def insist(connection: Connection, digest: Digest) -> None:
-    """Return unless the digest itself is recalled: no pin is made on it. What it contains is not looked at.
+def insist(connection: Connection, digests: Iterable[Digest]) -> None:
+    """Return unless one of the digests itself is recalled: no pin is made on it. What it contains is not looked at.
 
     Raises:
-        Recalled: it is.
+        Recalled: one is.
     """
     known = read(connection)
-    if digest in known:
+    for digest in digests:
+        if digest not in known:
+            continue
         raise Recalled(f"{known[digest]}; `{remedy(digest)}` lifts it", recalled=str(digest))
 
 

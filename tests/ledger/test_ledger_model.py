@@ -1,4 +1,4 @@
-"""No sequence of operations changes a pin, except repin, remove and approve."""
+"""No sequence of operations changes a pin, except repin, remove, approve and the apply of a bundle."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from iarproxy.errors import Conflict, Denied
+from iarproxy.errors import BundleRefused, Conflict, Denied
 from iarproxy.ledger import DEFAULT, Change, EventKind, Ledger, rebuild
+from iarproxy.ledger.bundles import Applying
 from iarproxy.oci import Descriptor, TagReference
 from iarproxy.trust.drift import Drifted, Steady, Vanished
 from ledger_world import SOURCE, STORE, content, tag, utc_now
@@ -32,6 +33,7 @@ class Pinning(RuleBasedStateMachine):
         self.runner = asyncio.Runner()
         self.pins: dict[TagReference, Descriptor] = {}
         self.removed: set[TagReference] = set()
+        self.sequence = 0
 
     def _open(self) -> None:
         opening = Ledger.open(self.path, store_identity=STORE, store_is_empty=not self.path.exists(), now=utc_now)
@@ -84,6 +86,37 @@ class Pinning(RuleBasedStateMachine):
             assert allowed
             del self.pins[reference]
             self.removed.add(reference)
+
+    @rule(wanted=st.dictionaries(TAGS, CONTENTS, min_size=1), stale=st.booleans())
+    def apply(self, wanted: dict[TagReference, Descriptor], stale: bool) -> None:  # noqa: FBT001  # hypothesis's
+        before = {each: self.pins.get(each) for each in wanted}
+        moved = [each for each in wanted if before[each] != wanted[each]]
+        changes = [
+            Change(DEFAULT, each, None if (old := before[each]) is None else old.digest, wanted[each]) for each in moved
+        ]
+        applying = Applying(
+            origin="iarproxy/origin",
+            set="site",
+            sequence=max(1, self.sequence + (0 if stale else 1)),
+            bundle=content("bundle").digest,
+            manifest=content("manifest"),
+            environment=DEFAULT,
+            changes=changes,
+            followed=(),
+            links={},
+            checkpoint="",
+            reason="r",
+            actor="ann",
+        )
+        try:
+            self.runner.run(self.ledger.bundles.apply(applying))
+        except BundleRefused:
+            assert stale
+            assert self.sequence
+        else:
+            self.sequence = applying.sequence
+            self.pins.update(wanted)
+            self.removed.difference_update(wanted)
 
     @rule(reference=TAGS, pinned=CONTENTS, offered=CONTENTS, which=st.integers(0, 2))
     def check(self, reference: TagReference, pinned: Descriptor, offered: Descriptor, which: int) -> None:
