@@ -130,6 +130,16 @@ class Conflict(Refused):
 # --- unavailable -----------------------------------------------------------------------------------------------------
 
 
+class Offline(Unavailable):
+    """Nobody was asked, for this site is offline, and what was asked for is not held; it says what would bring it.
+
+    No word of upstream's: it tells nothing of what there is. Clients are told that there is none, all the same.
+    """
+
+    def __init__(self, message: str, **detail: str | int | None) -> None:
+        super().__init__(message, retry_after=None, **detail)
+
+
 class UpstreamUnavailable(Unavailable):
     """Upstream did not answer, or answered with a failure of its own."""
 

@@ -31,6 +31,7 @@ class ServerSettings(_Section):
     """`[server]`. `workers`: 0 means one per CPU.
 
     `refusal`: how clients are told that policy refuses a tag for another reason than drift.
+    `offline`: no upstream is ever asked, by `serve` or by any command.
     `bind`: a listener's address or a host name, to the one upstream that it serves.
     `record_clients`: keep the addresses of those who pulled a manifest.
     """
@@ -40,6 +41,7 @@ class ServerSettings(_Section):
     workers: int = Field(0, ge=0, le=256)
     default_upstream: str | None = None
     refusal: RefusalForm = RefusalForm.ERROR
+    offline: bool = False
     bind: dict[str, str] = {}
     graceful_timeout: Duration = timedelta(seconds=30)
     stall_timeout: Duration = timedelta(seconds=30)

@@ -86,7 +86,7 @@ class Blobs:
             body = await self._unlinked(repository, digest, error)
         else:
             await self._recalling.require(digest)
-            body = await self._held(digest) or self._growing(repository, digest)
+            body = await self._held(digest) or await self._arriving(repository, digest)
         try:
             await body.__aenter__()
         except StoreFull as error:
@@ -138,6 +138,7 @@ class Blobs:
             return False
         await self._require(repository, descriptor.digest)
         await self._upstreams[repository.registry].require(purpose)
+        await self._insist_on_upstream(repository, descriptor.digest)
         fetch = self._fetch(repository, descriptor.digest)
         async with self._store.follow(descriptor.digest, descriptor.size, fetch, repository) as following:
             position = 0
@@ -174,6 +175,15 @@ class Blobs:
         if raw is not None:
             return MemoryBody(raw)
         return None if found is None else CachedBody(found)
+
+    async def _arriving(self, repository: Repository, digest: Digest) -> BlobBody:
+        await self._insist_on_upstream(repository, digest)
+        return self._growing(repository, digest)
+
+    async def _insist_on_upstream(self, repository: Repository, digest: Digest) -> None:
+        """Begin no ingest for what will never come. Raises `Offline`."""
+        if self._upstreams.is_offline:
+            await self._upstreams[repository.registry].blob_size(repository.name, digest)
 
     def _growing(self, repository: Repository, digest: Digest) -> BlobBody:
         size = self._memory.size_of(repository, digest)

@@ -44,7 +44,9 @@ class ForeignBlobs:
         await self._looking.close()
 
     async def find(self, repository: Repository, digest: Digest) -> Foreign | None:
-        """What a manifest of the repository says of a foreign layer; None: none names it so."""
+        """What a manifest of the repository says of a foreign layer; None: none names it so, or nobody is asked."""
+        if self._upstreams.is_offline:
+            return None
         layers = self._upstreams[repository.registry].foreign
         told = await layers.told(repository.name, digest)
         if told is None:

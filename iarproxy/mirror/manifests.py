@@ -8,6 +8,7 @@ Rule 5: where pins come by promotion or from a lock file only, a tag without one
 Rule 6: what is withheld from a tag without a pin is remembered: its clients cost nothing (`withholding`).
 Rule 7: what is held never waits for a place among requests to upstreams, nor one upstream's for another's; and for an
         upstream's news of a followed tag only shortly (`patience`).
+Rule 8: offline a followed tag is what was brought last, and never stale: nobody has news of it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from typing import TypeAlias, assert_never
 
 import structlog
 
-from iarproxy.errors import Recalled, Refused, Unavailable, UnknownManifest
+from iarproxy.errors import Offline, Recalled, Refused, Unavailable
 from iarproxy.inflight import InFlight
 from iarproxy.ledger import DriftState, Ledger, Pin, Withheld
 from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned
 from iarproxy.mirror.documents import Documents, upstream_of
+from iarproxy.mirror.misses import Misses, unseen
 from iarproxy.mirror.patience import Asking, Wait
 from iarproxy.mirror.refusing import refused_as_absent, refused_by_policy, refused_by_rule, refused_for_drift
 from iarproxy.mirror.withholding import is_withheld, refused_as_withheld
@@ -78,6 +80,9 @@ class Manifests:
         self._pinning: InFlight[Reference, Pin] = InFlight(group=upstream_of)
         self._following: Asking[Seen] = Asking()
         self._seen: dict[TagReference, Seen] = {}  # what followed tags offered; as true as the ledger, until it is old
+        self._misses = Misses(now)
+        if upstreams.is_offline:
+            ledger.on_change(self._forget)
 
     async def close(self) -> None:
         """End what is under way for nobody any more."""
@@ -140,6 +145,8 @@ class Manifests:
         return None if manifest is None else _followed_answer(reference, known, manifest, stale=False, cached=True)
 
     def _is_fresh(self, known: Seen, rule: TagRule) -> bool:
+        if self._upstreams.is_offline:
+            return True
         return abs(self._now() - known[1]) < rule.ttl  # a clock that was ahead makes nothing fresh for years
 
     def _peek_pinned(self, reference: TagReference, rule: TagRule) -> ManifestAnswer | None:
@@ -154,10 +161,24 @@ class Manifests:
 
     async def _unless_recalled(self, reference: TagReference, purpose: Purpose) -> ManifestAnswer:
         try:
-            return await self._by_tag(reference, purpose)
+            return await (self._offline if self._upstreams.is_offline else self._by_tag)(reference, purpose)
         except Recalled as recalled:
             told = f"{reference} is refused: {recalled}"
             raise refused_by_policy(self._refusal, "recalled", told, **recalled.detail) from recalled
+
+    async def _offline(self, reference: TagReference, purpose: Purpose) -> ManifestAnswer:
+        """As `_by_tag`, with what is missed remembered."""
+        self._misses.insist(reference)
+        try:
+            return await self._by_tag(reference, purpose)
+        except Offline as error:
+            raise self._misses.note(reference, self._pins.peek(reference), error) from error
+
+    def _forget(self, reference: TagReference | None) -> None:
+        """A bundle was applied, or a person changed something: what was known of these tags may be otherwise."""
+        self._misses.forget(reference)
+        if reference is None:
+            self._seen.clear()
 
     async def _by_tag(self, reference: TagReference, purpose: Purpose) -> ManifestAnswer:
         rule = self._environment.rule_for(reference, self._rules)
@@ -229,7 +250,7 @@ class Manifests:
                 known = await self._following.once(reference, lambda: self._refresh(reference, purpose), wait)
             except (Unavailable, Refused) as error:  # invariant 7: 401, 403 and 404 fail nothing that we hold either
                 if known is None:
-                    raise _unseen(reference, error) from error
+                    raise unseen(reference, error) from error
                 stale = True
         assert known is not None  # noqa: S101  # either it was known, or refreshing returned it or raised
         self._note(reference, known)
@@ -237,7 +258,7 @@ class Manifests:
         return _followed_answer(reference, known, manifest, stale=stale, cached=fresh or stale)
 
     def _wait(self, reference: TagReference, known: Seen | None, purpose: Purpose) -> Wait:
-        if purpose is not Purpose.CLIENT:
+        if purpose is not Purpose.CLIENT or self._upstreams.is_offline:
             return Wait.ALL
         if known is not None:
             return Wait.NEWS
@@ -262,17 +283,6 @@ class Manifests:
             descriptor = (await self._documents.admit(reference.repository, fetched)).descriptor
         await self._ledger.set_followed(reference, descriptor)
         return descriptor, self._now()
-
-
-def _unseen(reference: TagReference, error: Unavailable | Refused) -> Unavailable | Refused:
-    """What a followed tag that was never seen is to a client, now that upstream gives nothing.
-
-    Runtimes look for signatures of an image at each pull, and an error fails the pull of what we hold (clients.md
-    section 10, item 32). A verifier that finds no signature fails closed.
-    """
-    if isinstance(error, Unavailable) and reference.tag.is_attachment:
-        return UnknownManifest(f"{reference} was never seen, and its upstream gives no answer: {error}")
-    return error
 
 
 def _followed_answer(

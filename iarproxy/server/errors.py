@@ -16,7 +16,7 @@ import structlog
 
 from iarproxy import errors
 from iarproxy.oci import ErrorCode, Tag, error_body
-from iarproxy.oci.request import ManifestTarget, ReferrersTarget, Target
+from iarproxy.oci.request import BlobTarget, ManifestTarget, ReferrersTarget, TagsTarget, Target
 from iarproxy.server.answer import NO_STORE, Answer
 
 _log = structlog.get_logger("iarproxy.server")
@@ -44,6 +44,8 @@ STATUSES: Mapping[type[errors.IarproxyError], tuple[int, ErrorCode]] = MappingPr
         errors.UpstreamUnavailable: (502, ErrorCode.UNAVAILABLE),
         # A full disk is 503 too: no client understands 507.
         errors.StoreUnavailable: (503, ErrorCode.UNAVAILABLE),
+        # On any 5xx clients would try again for minutes (item 60); which of the three codes, `_absence` says.
+        errors.Offline: (404, ErrorCode.MANIFEST_UNKNOWN),
         errors.LedgerUnavailable: (503, ErrorCode.UNAVAILABLE),
         errors.Unavailable: (503, ErrorCode.UNAVAILABLE),
     }
@@ -66,12 +68,25 @@ def malformed_http(status: int, message: str) -> Answer:
 
 def _status(error: errors.IarproxyError, target: Target | None) -> tuple[int, ErrorCode]:
     status, code = next(STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES)
+    if isinstance(error, errors.Offline):
+        return status, _absence(target)
     if _signature_lookup(target) and code is ErrorCode.NAME_UNKNOWN:
         return 404, ErrorCode.MANIFEST_UNKNOWN
     if isinstance(target, ReferrersTarget) and isinstance(error, errors.UpstreamUnavailable | errors.Denied):
         # Clients fail the whole operation on 403 and 5xx here; on 404 they look at the fallback tag (items 11, 53).
         return 404, ErrorCode.MANIFEST_UNKNOWN
     return status, code
+
+
+def _absence(target: Target | None) -> ErrorCode:
+    """How it is said that what was asked for is not there."""
+    match target:
+        case BlobTarget():
+            return ErrorCode.BLOB_UNKNOWN
+        case TagsTarget():
+            return ErrorCode.NAME_UNKNOWN
+        case _:
+            return ErrorCode.MANIFEST_UNKNOWN
 
 
 def _signature_lookup(target: Target | None) -> bool:

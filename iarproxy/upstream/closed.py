@@ -80,7 +80,7 @@ class Upstreams:
 
     @classmethod
     def offline(cls, settings: Mapping[str, UpstreamSettings], lacks: Lacks = unexplained) -> Upstreams:
-        """The same upstreams, of which none is ever asked: every ask raises at once that there is nothing.
+        """The same upstreams, of which none is ever asked: every ask fails at once, as `Offline`.
 
         Args:
             settings: by canonical name; neither credentials nor certificates are read.

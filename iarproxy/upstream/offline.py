@@ -1,8 +1,8 @@
 """Upstreams that are never asked: what a site without a network has in place of registries.
 
 Rule 1: no session, no resolver, no cache, no thread: there is nothing here that could dial.
-Rule 2: every ask is answered at once with "there is none", which nobody tries again; clients do not either, as they do
-        for minutes after a 5xx (clients.md section 10, item 60).
+Rule 2: every ask fails at once as `Offline`: nobody tries it again, and nobody takes it for upstream's word that there
+        is none.
 Rule 3: why there is none is told by whoever knows what was brought; this room does not.
 """
 
@@ -15,7 +15,7 @@ from typing import NoReturn, TypeAlias
 
 from yarl import URL
 
-from iarproxy.errors import Refused, UnknownBlob, UnknownManifest, UnknownName
+from iarproxy.errors import Offline
 from iarproxy.oci import Digest, Repository, Tag
 from iarproxy.upstream.asked import Purpose
 from iarproxy.upstream.cache import SharedCache
@@ -80,8 +80,8 @@ class OfflineUpstream(Upstream):
         wanted: Tag | Digest,
         purpose: Purpose = Purpose.CLIENT,  # noqa: ARG002  # as `Upstream`
     ) -> FetchedManifest:
-        """There is none."""
-        await self._none(UnknownManifest, repository_name, wanted)
+        """Fails."""
+        await self._fail(repository_name, wanted)
 
     async def told(
         self,
@@ -89,25 +89,29 @@ class OfflineUpstream(Upstream):
         wanted: Tag | Digest,
         purpose: Purpose = Purpose.CLIENT,  # noqa: ARG002  # as `Upstream`
     ) -> Told:
-        """There is none."""
-        await self._none(UnknownManifest, repository_name, wanted)
+        """Fails."""
+        await self._fail(repository_name, wanted)
 
     async def blob_size(self, repository_name: str, digest: Digest) -> int | None:
-        """There is none."""
-        await self._none(UnknownBlob, repository_name, digest)
+        """Fails."""
+        await self._fail(repository_name, digest)
 
     @asynccontextmanager
     async def blob(self, repository_name: str, digest: Digest, offset: int = 0) -> AsyncIterator[Transfer]:  # noqa: ARG002  # as `Upstream`
-        """There is none."""
-        yield await self._none(UnknownBlob, repository_name, digest)
+        """Fails."""
+        yield await self._fail(repository_name, digest)
 
     async def tags(self, repository_name: str) -> list[str]:
-        """There is no such repository."""
-        await self._none(UnknownName, repository_name, None)
+        """Fails."""
+        await self._fail(repository_name, None)
 
     async def referrers(self, repository_name: str, digest: Digest) -> bytes | None:
-        """Nothing is known."""
-        await self._none(UnknownManifest, repository_name, digest)
+        """Fails."""
+        await self._fail(repository_name, digest)
+
+    async def attached(self, repository_name: str, digest: Digest) -> bytes | None:
+        """Fails."""
+        await self._fail(repository_name, digest)
 
     async def require(self, purpose: Purpose) -> None:
         """Nothing is ever spent."""
@@ -119,6 +123,6 @@ class OfflineUpstream(Upstream):
     async def close(self) -> None:
         """There is nothing to close."""
 
-    async def _none(self, kind: type[Refused], repository_name: str, wanted: Wanted) -> NoReturn:
+    async def _fail(self, repository_name: str, wanted: Wanted) -> NoReturn:
         lack = await self._lacks(Repository.of(self._name, repository_name), wanted)
-        raise kind(lack.message, upstream=self._name, cause="offline", **lack.detail)
+        raise Offline(lack.message, upstream=self._name, cause="offline", **lack.detail)
