@@ -1,0 +1,306 @@
+"""Making a bundle of a set: from what its last sync came to, by nothing but store and ledger.
+
+Rule 1: what the record says has to be what stands: a set that was never synced, whose section changed since, that is
+        not complete, whose pins moved, or some of which was recalled is refused before anything is written.
+Rule 2: a base is believed only where it leads somewhere: a receipt is the site's signed word, about this origin and
+        this set; a bundle is one that this ledger made for this set.
+Rule 3: a damaged blob goes to quarantine and ends the create; the next sync fetches it anew.
+Rule 4: the sequence is taken when the volumes are complete: what failed before leaves no number out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeAlias, TypeVar, assert_never
+
+from iarproxy.archive.sources import Sources, gather, not_here, spelled
+from iarproxy.archive.staging import JOURNAL, MANIFEST, Staging
+from iarproxy.archive.writing import Damaged, Hands, Writing
+from iarproxy.errors import Refused
+from iarproxy.ledger import Ledger, Pin
+from iarproxy.ledger.keyring import origin_of
+from iarproxy.oci import Descriptor, Digest, Reference, TagReference
+from iarproxy.oci.bundle_layout import volumes_of
+from iarproxy.oci.bundle_manifest import BundleManifest
+from iarproxy.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
+from iarproxy.oci.set_record import MAX_RECORD, Member, SetRecord
+from iarproxy.oci.volumes import Volume
+from iarproxy.store import Store
+from iarproxy.trust.bundles import Base, BaseKind, BundleStatement, file_of, signed
+from iarproxy.trust.receipts import Receipt
+from iarproxy.trust.signing import PrivateKey
+
+T = TypeVar("T")
+
+_AT_ONCE = 256  # pins asked for together
+
+
+@dataclass(frozen=True, slots=True)
+class Nothing:
+    """The site holds nothing: the bundle is a full one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """The site holds what it says in a receipt, whose signature was verified."""
+
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """The site is taken to have applied a bundle, and holds all of its set."""
+
+    manifest: BundleManifest
+
+
+On: TypeAlias = Nothing | Acknowledged | Since
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a person asks for.
+
+    Attributes:
+        definition: of the set's section as it is now.
+        on: what the site holds.
+        volume_size: the most bytes of a volume; None: one volume.
+        lifetime: until the bundle expires.
+        rotations: by file name: which keys the key of this order came in the place of.
+    """
+
+    set: str
+    definition: Digest
+    on: On
+    key: PrivateKey
+    lifetime: timedelta
+    actor: str
+    volume_size: int | None = None
+    rotations: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A bundle that could be made."""
+
+    order: Order
+    manifest: BundleManifest
+    base: Base
+    volumes: Sequence[Volume]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all volumes."""
+        return sum(each.size for each in self.volumes)
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A bundle that was made."""
+
+    draft: Draft
+    statement: BundleStatement
+
+
+@dataclass(frozen=True, slots=True)
+class Creating:
+    """The use case over one store and its ledger.
+
+    Attributes:
+        journal: what of the journal travels with these names: the bytes of `journal.json`.
+        now: the clock (aware).
+    """
+
+    store: Store
+    ledger: Ledger
+    journal: Callable[[Sequence[TagReference]], Awaitable[bytes]]
+    now: Callable[[], datetime]
+
+    @property
+    def origin(self) -> str:
+        """What this side is called in statements."""
+        return origin_of(self.store.identity)
+
+    async def draft(self, order: Order) -> Draft:
+        """The bundle that an order comes to; nothing is changed, but for damaged documents that go to quarantine.
+
+        Raises:
+            Refused: it cannot be made (rules 1 and 2); BundleRefused `wrong-receipt` among them.
+            StoreUnavailable, LedgerUnavailable: not now.
+        """
+        base = await self._base(order.set, order.on)
+        record = await self._record(order.set, order.definition)
+        await self._insist_on_pins(record)
+        sources = await gather(record, self._load)
+        self._insist_on_none_recalled(sources)
+        manifest = sources.manifest(_held(order.on), order.volume_size, self._size)
+        BundleManifest.parse(manifest.dump())  # what no site would read is not written
+        return Draft(order, manifest, base, volumes_of(manifest))
+
+    async def create(self, draft: Draft, staging: Staging, told: Callable[[int], None]) -> Created:
+        """Write the bundle; `told` is called, in another thread, with how many more bytes of blobs are done.
+
+        Raises:
+            Refused: the disk does not take it, or a blob was damaged (rule 3).
+            StoreUnavailable, LedgerUnavailable: not now.
+        """
+        order = draft.order
+        await asyncio.to_thread(staging.insist_on_room, draft.size)
+        pieces = await self._write(draft, Hands(staging, self.store.find, told, threading.Event()))
+        manifest = replace(draft.manifest, pieces=pieces)
+        base = {"kind": draft.base.kind.value, "bundle": str(draft.base.identity), "sequence": draft.base.sequence}
+        sequence = await self.ledger.bundles.make(order.set, manifest.identity, base=base, actor=order.actor)
+        journal = await self.journal(_tags(each.reference for each in manifest.names))
+        now = self.now()
+        said = BundleStatement.about(
+            manifest,
+            origin=self.origin,
+            sequence=sequence,
+            created=now,
+            expires=now + order.lifetime,
+            journal=Digest.of(journal),
+            base=draft.base,
+        )
+        files = {
+            **order.rotations,
+            JOURNAL: journal,
+            file_of(order.key.public): signed(said, order.key),
+            MANIFEST: manifest.dump(),
+        }
+        await asyncio.to_thread(_finish, staging, files)
+        return Created(draft, said)
+
+    # --- what stands -------------------------------------------------------------------------------------------------
+
+    async def _record(self, name: str, definition: Digest) -> SetRecord:
+        kept = await self.ledger.sets.of(name)
+        again = f"run `iarproxy sync {name}` first"
+        if kept is None:
+            raise Refused(f"the set {name} was never synced here; {again}")
+        if kept.definition != definition:
+            raise Refused(f"the section of set {name} changed since its last sync; {again}")
+        if not kept.complete:
+            raise Refused(f"the last sync of set {name} was not complete; {again}")
+        raw = await self.store.read(kept.record.digest, MAX_RECORD)
+        if raw is None:
+            raise Refused(f"the record of set {name} is not in the store, or damaged; {again}")
+        record = SetRecord.parse(raw)
+        if record.name != name or not record.is_complete:
+            raise Refused(f"the record of set {name} is not one that a bundle can be made from; {again}")
+        return record
+
+    async def _insist_on_pins(self, record: SetRecord) -> None:
+        moved: list[str] = []
+        for start in range(0, len(record.members), _AT_ONCE):
+            some = record.members[start : start + _AT_ONCE]
+            stands = await asyncio.gather(*map(self._stands, some))
+            moved += [str(each.reference) for each, same in zip(some, stands, strict=True) if not same]
+        if moved:
+            raise Refused(
+                f"since the last sync of set {record.name} these names moved: {spelled(moved)};"
+                f" run `iarproxy sync {record.name}` again"
+            )
+
+    async def _stands(self, member: Member) -> bool:
+        """Whether a name still is what the record says; a tag that policy follows has no pin."""
+        if not isinstance(member.reference, TagReference):
+            return True
+        pin = await self.ledger.standing(member.reference)
+        if isinstance(pin, Pin):
+            return pin.descriptor.digest == member.descriptor.digest
+        followed = await self.ledger.followed(member.reference)
+        return followed is not None and followed[0].digest == member.descriptor.digest
+
+    def _insist_on_none_recalled(self, sources: Sources) -> None:
+        everything = sources.contents.union(*sources.wanted.values())
+        recalled = [recall for digest, recall in self.ledger.recalls.known.items() if digest in everything]
+        if recalled:
+            name = sources.record.name
+            raise Refused(f"the set {name} contains recalled content: {recalled[0]}; take it out of the set, and sync")
+
+    async def _base(self, name: str, on: On) -> Base:
+        match on:
+            case Nothing():
+                return Base()
+            case Acknowledged(receipt):
+                receipt.insist(self.origin, name)
+                return Base(BaseKind.RECEIPT, receipt.bundle, receipt.sequence)
+            case Since(manifest):
+                made = [each for each in await self.ledger.bundles.made(name) if each.bundle == manifest.identity]
+                if not made:
+                    raise Refused(
+                        f"the bundle {manifest.identity.short} of set {manifest.set} was not made here for set {name};"
+                        " name one that was, or use a --receipt or --full"
+                    )
+                return Base(BaseKind.BUNDLE, manifest.identity, made[-1].sequence)
+            case _:
+                assert_never(on)
+
+    async def _load(self, descriptor: Descriptor) -> Manifest | None:
+        raw = await self.store.read(descriptor.digest, MAX_MANIFEST)
+        return None if raw is None else parse_manifest(raw, descriptor.media_type, descriptor.digest)
+
+    def _size(self, digest: Digest) -> int | None:
+        blob = self.store.find(digest)
+        return None if blob is None else blob.size
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def _write(self, draft: Draft, hands: Hands) -> tuple[tuple[Digest, tuple[str, ...]], ...]:
+        name = draft.order.set
+        try:
+            return await _in_thread(hands.stop, partial(_volumes, hands, draft.volumes))
+        except Damaged as damaged:
+            if self.store.find(damaged.digest) is None:
+                raise not_here(name, [damaged.digest]) from damaged
+            reason = "its bytes are not what its digest names"
+            await asyncio.to_thread(self.store.quarantine, damaged.digest, reason)
+            raise Refused(
+                f"{damaged.digest} is damaged in the store and was put aside; no bundle was made;"
+                f" run `iarproxy sync {name}` and create it again",
+                digest=str(damaged.digest),
+            ) from damaged
+
+
+def _held(on: On) -> frozenset[Digest]:
+    match on:
+        case Nothing():
+            return frozenset()
+        case Acknowledged(receipt):
+            return frozenset(receipt.held)
+        case Since(manifest):
+            return frozenset((*(each.digest for each in manifest.provides), *manifest.requires))
+        case _:
+            assert_never(on)
+
+
+def _tags(references: Iterable[Reference]) -> list[TagReference]:
+    return [each for each in references if isinstance(each, TagReference)]
+
+
+def _volumes(hands: Hands, volumes: Sequence[Volume]) -> tuple[tuple[Digest, tuple[str, ...]], ...]:
+    with Writing(hands) as writing:
+        return writing.write(volumes)
+
+
+def _finish(staging: Staging, files: Mapping[str, bytes]) -> None:
+    for name, data in files.items():
+        staging.write(name, data)
+    staging.publish()
+
+
+async def _in_thread(stop: threading.Event, call: Callable[[], T]) -> T:
+    """Run a blocking call that ends soon after `stop` was set; a cancelled caller sets it, and waits for that."""
+    work = asyncio.create_task(asyncio.to_thread(call), name="write bundle")
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait({work})
+        work.exception()  # seen, so that the loop does not report it as lost
+        raise
