@@ -19,8 +19,8 @@ from typer.exceptions import TyperException
 
 from iarproxy import __version__
 from iarproxy import config as configuration
+from iarproxy.cli import bundle, diff, drift, events, inspect, journal, lease, ledger, lock, pins, serve, telling
 from iarproxy.cli import demo as demo_command
-from iarproxy.cli import diff, drift, events, inspect, journal, lease, ledger, lock, pins, serve, telling
 from iarproxy.cli.explain import explain
 from iarproxy.cli.logs import configure_logging
 from iarproxy.cli.options import ConfigOption
@@ -44,6 +44,7 @@ pins.app.command()(retain)
 app.add_typer(pins.app, name="pins")
 app.add_typer(drift.app, name="drift")
 app.add_typer(lock.app, name="lock")
+app.add_typer(bundle.app, name="bundle")
 app.command()(diff.diff)
 app.command()(explain)
 app.command()(inspect.pull)

@@ -1,0 +1,237 @@
+"""`iarproxy bundle create`: a signed bundle of a set that was synced, for one site.
+
+Rule: what only the person may read (keys, receipts, the sets file) is read before root is given up; the folder is made
+      then too, and becomes the store's owner's, who writes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, assert_never
+
+import orjson
+import typer
+from pydantic import TypeAdapter, ValidationError
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from iarproxy.archive.creating import Acknowledged, Created, Creating, Draft, Nothing, On, Order, Since
+from iarproxy.archive.staging import MANIFEST, begin, staging, translated, volume_name
+from iarproxy.cli.actor import kernel_actor
+from iarproxy.cli.options import ConfigOption, JsonOption, load, run
+from iarproxy.cli.output import as_bytes, err, out, print_json, when
+from iarproxy.cli.wiring import Rooms
+from iarproxy.config.sets import load_sets
+from iarproxy.config.values import Duration, Size
+from iarproxy.errors import Refused
+from iarproxy.oci import TagReference
+from iarproxy.oci.bundle_manifest import MAX_BUNDLE, BundleManifest
+from iarproxy.store import OsDisk
+from iarproxy.trust.bundle_statement import BaseKind
+from iarproxy.trust.receipts import MAX_RECEIPT, receipt_in
+from iarproxy.trust.rotations import MAX_ROTATION, leading_to
+from iarproxy.trust.signing import PrivateKey, public_keys
+
+_MAX_KEY = 64 * 1024  # bytes
+_SIZE: TypeAdapter[int] = TypeAdapter(Size)
+_DURATION: TypeAdapter[timedelta] = TypeAdapter(Duration)
+
+SetsOption = Annotated[
+    Path, typer.Option("--sets", metavar="FILE", readable=False, help="The sets file, as for `iarproxy sync`.")
+]
+
+
+def create(
+    name: Annotated[str, typer.Argument(metavar="SET", help="The set, as the sets file calls it.")],
+    *,
+    sets: SetsOption = Path("sets.toml"),
+    key: Annotated[
+        Path, typer.Option("--key", metavar="NAME.key", readable=False, help="What signs; `keys create` makes one.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", writable=False, help="A new folder, or an empty one.")
+    ],
+    receipt: Annotated[
+        Path | None,
+        typer.Option("--receipt", metavar="FILE", readable=False, help="Only what the site lacks by this receipt."),
+    ] = None,
+    trust: Annotated[
+        list[Path] | None,
+        typer.Option("--trust", metavar="SITE.pub", readable=False, help="The site's key, which signed the receipt."),
+    ] = None,
+    since: Annotated[
+        Path | None,
+        typer.Option("--since", metavar="BUNDLE_DIR", readable=False, help="Only what came to the set since then."),
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="All of it, for a site that has nothing.")] = False,
+    volume_size: Annotated[
+        str, typer.Option("--volume-size", metavar="SIZE", help="The most of a volume, as 4GB or 4GiB; else one file.")
+    ] = "",
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="TIME", help="How long sites may apply it: 90d, 12h.")
+    ] = "90d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would travel.")] = False,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write a signed bundle of a set, as its last `iarproxy sync` left it; nothing is fetched.
+
+    Say what the site holds: by the --receipt that it wrote when it applied the last bundle, by the last bundle itself
+    (--since), or nothing (--full). The folder is the bundle: carry all of it.
+    """
+    on = _on(receipt, trust or [], since, full=full)
+    wanted, signer = load_sets(sets)[name], PrivateKey.parse(_read(key, _MAX_KEY))
+    order = Order(
+        set=name,
+        definition=wanted.definition,
+        on=on,
+        key=signer,
+        lifetime=_given(_DURATION, expires, "--expires"),
+        actor=kernel_actor(),
+        volume_size=_given(_SIZE, volume_size, "--volume-size") if volume_size else None,
+        rotations=_rotations(key, signer),
+    )
+    if not dry_run:
+        _hand_over(output, load(config).store.path)
+
+    async def command(rooms: Rooms) -> Draft | Created:
+        creating = Creating(rooms.store, rooms.ledger, _journal(rooms), lambda: datetime.now(UTC))
+        draft = await creating.draft(order)
+        if dry_run:
+            return draft
+        with staging(output, OsDisk()) as made, _telling(draft, quiet=json) as told:
+            return await creating.create(draft, made, told)
+
+    done = run(config, command)
+    if json:
+        print_json(_as_json(done, output))
+    else:
+        _print(done, output)
+
+
+def _on(receipt: Path | None, trust: list[Path], since: Path | None, *, full: bool) -> On:
+    """What the site holds."""
+    if sum((receipt is not None, since is not None, full)) != 1:
+        raise typer.BadParameter("what does the site hold? Give one of --receipt (with --trust), --since and --full")
+    if (receipt is None) == bool(trust):
+        raise typer.BadParameter("--receipt and --trust go together: the .pub of the site that signed the receipt")
+    if receipt is not None:
+        keys = [key for file in trust for key in public_keys(_read(file, _MAX_KEY))]
+        return Acknowledged(receipt_in(_read(receipt, MAX_RECEIPT), keys))
+    if since is not None:
+        return Since(BundleManifest.parse(_read(since / MANIFEST, MAX_BUNDLE)))
+    return Nothing()
+
+
+def _read(path: Path, most: int) -> bytes:
+    """The bytes of a file of the person's."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > most:
+        raise Refused(f"{path} is longer than {most} bytes, and so nothing that is wanted here")
+    return data
+
+
+def _given(kind: TypeAdapter[Any], text: str, option: str) -> Any:
+    try:
+        return kind.validate_python(text)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise typer.BadParameter(f"{option}: {said}") from error
+
+
+def _rotations(path: Path, key: PrivateKey) -> Mapping[str, bytes]:
+    """The rotations beside a key by which those who know an older one come to it."""
+    beside = {_read(each, MAX_ROTATION): each.name for each in sorted(path.parent.glob("rotation.*.sigstore.json"))}
+    return {beside[raw]: raw for raw in leading_to(key.public, beside)}
+
+
+def _hand_over(target: Path, store: Path) -> None:
+    """Where root is given up: make the folder while we still may, for the store's owner, who will write to it."""
+    if os.geteuid() != 0 or not store.exists() or store.stat().st_uid == 0:
+        return
+    if begin(target.absolute()):
+        with translated(target):
+            os.chown(target, store.stat().st_uid, store.stat().st_gid)
+
+
+def _journal(rooms: Rooms) -> Callable[[Sequence[TagReference]], Awaitable[bytes]]:
+    """What of the journal travels."""
+
+    async def journal(names: Sequence[TagReference]) -> bytes:
+        last = (await rooms.ledger.checkpoints.standing()).last
+        return orjson.dumps({"checkpoint": "" if last is None else str(last.note), "names": list(map(str, names))})
+
+    return journal
+
+
+@contextmanager
+def _telling(draft: Draft, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
+    shown = Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=err, disable=_is_silent(quiet))
+    with shown as bars:
+        task = bars.add_task("blobs", total=sum(each.size for each in draft.manifest.provides))
+        yield lambda size: bars.advance(task, size)
+
+
+def _is_silent(quiet: bool) -> bool:
+    return quiet or not err.is_terminal
+
+
+# --- what is told ----------------------------------------------------------------------------------------------------
+
+
+def _as_json(done: Draft | Created, folder: Path) -> dict[str, Any]:
+    draft = done.draft if isinstance(done, Created) else done
+    manifest, base = draft.manifest, draft.base
+    found = {
+        "set": manifest.set,
+        "bundle": str(manifest.identity),
+        "base": {"kind": base.kind.value, "bundle": base.identity and str(base.identity), "sequence": base.sequence},
+        "names": len(manifest.names),
+        "attachments": len(manifest.attachments),
+        "provides": {"blobs": len(manifest.provides), "bytes": sum(each.size for each in manifest.provides)},
+        "requires": len(manifest.requires),
+        "volumes": [{"file": volume_name(each.number), "size": each.size} for each in draft.volumes],
+        "done": isinstance(done, Created),
+    }
+    if isinstance(done, Created):
+        said = done.statement
+        found |= {"path": str(folder.absolute()), "origin": said.origin, "sequence": said.sequence}
+        found |= {"created": said.created, "expires": said.expires, "key": draft.order.key.public.fingerprint}
+    return found
+
+
+def _print(done: Draft | Created, folder: Path) -> None:
+    draft = done.draft if isinstance(done, Created) else done
+    manifest, size = draft.manifest, sum(each.size for each in draft.manifest.provides)
+    held = f"; the site holds the other {len(manifest.requires)}, {_told(draft)}" if manifest.requires else ""
+    carried = f"{len(manifest.provides)} blobs ({as_bytes(size)}) travel{held}"
+    files = f"{len(draft.volumes)} volume{'s' if len(draft.volumes) > 1 else ''} of {as_bytes(draft.size)} together"
+    what = f"{len(manifest.names)} names and {len(manifest.attachments)} attachments of set {manifest.set}"
+    match done:
+        case Created(statement=said):
+            out.print(f"{folder}: bundle {said.sequence}: {what}; {carried}", markup=False)
+            out.print(f"  {files}, to be applied until {when(said.expires)}", markup=False)
+            out.print(f"  signed by {draft.order.key.public.fingerprint}", markup=False)
+        case Draft():
+            out.print(f"{what}; {carried}; {files}; nothing was written", markup=False)
+
+
+def _told(draft: Draft) -> str:
+    match draft.base.kind:
+        case BaseKind.RECEIPT:
+            return f"as its receipt of bundle {draft.base.sequence} says"
+        case BaseKind.BUNDLE:
+            return f"if it applied bundle {draft.base.sequence}"
+        case BaseKind.NONE:
+            return "for what that is worth"
+        case _:
+            assert_never(draft.base.kind)
