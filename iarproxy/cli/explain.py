@@ -22,7 +22,8 @@ from iarproxy.mirror.explained import explanation_as_json
 from iarproxy.upstream import WINDOW
 
 _MOST = 3  # spenders that are named
-_LATER = ("blocked", "changes", "path", "by", "reason", "kind", "environment", "pins_from")  # told in words
+# told in words
+_LATER = ("blocked", "changes", "path", "by", "reason", "kind", "environment", "pins_from", "brought", "offline")
 
 
 def explain(
@@ -47,6 +48,7 @@ def explain(
     for key, value in {
         **_first(found),
         **told,
+        "upstream": f"{found.upstream}, never asked: offline" if found.offline and found.upstream else found.upstream,
         "held": _held(found),
         "used": pulls(found.used),
         "budget": _budget(found),
@@ -68,6 +70,7 @@ def _first(found: Explanation) -> dict[str, Any]:
         "outcome": found.outcome,
         "digest": None if found.digest is None else str(found.digest),
         "made by": by,
+        "brought": None if found.brought is None else str(found.brought),
     }
 
 

@@ -11,10 +11,13 @@ import logging
 import os
 import time
 from contextlib import AsyncExitStack, closing
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import structlog
+import typer
 
 from iarproxy.cli import telling, wiring
 from iarproxy.cli.logs import access_sink, configure_logging
@@ -40,20 +43,38 @@ log = structlog.get_logger("iarproxy.serve")
 _CHECKED = 10.0  # seconds that the check before the first worker is good for; who is started later checks again
 
 
-def serve(config: ConfigOption = None) -> None:
+def serve(
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask no upstream, as with offline = true in [server].")
+    ] = False,
+    config: ConfigOption = None,
+) -> None:
     """Serve the mirror.
 
     With no configuration: 127.0.0.1:5000, the usual upstreams, the store in your data folder.
     """
     configure_logging(logging.INFO)
-    settings = load(config)
+    settings = _settings(config, offline=offline)
     become_owner(settings.store.path)
     lock, metrics = asyncio.run(_check(settings))
     log.info("configuration", file=str(settings.source or "built-in defaults"), store=str(settings.store.path))
+    if settings.server.offline:
+        log.info("offline", reason="no upstream is asked; what is not held is answered with 404")
     building = partial(build, checked_until=time.monotonic() + _CHECKED)
     with closing(lock):
-        code = supervise(serve_settings(settings, metrics), building, lambda: _again(config, metrics, settings))
+        code = supervise(
+            serve_settings(settings, metrics),
+            building,
+            lambda: _again(_settings(config, offline=offline), metrics, settings),
+        )
     raise SystemExit(code)
+
+
+def _settings(chosen: Path | None, *, offline: bool) -> Config:
+    """The configuration; an option goes before it."""
+    config = load(chosen)
+    server = config.server.model_copy(update={"offline": offline or config.server.offline})
+    return config.model_copy(update={"server": server})
 
 
 async def _check(config: Config) -> tuple[ServingLock, Path | None]:
@@ -125,9 +146,8 @@ def serve_settings(config: Config, metrics: Path | None) -> ServeSettings:
     )
 
 
-def _again(chosen: Path | None, metrics: Path | None, before: Config) -> ServeSettings:
+def _again(config: Config, metrics: Path | None, before: Config) -> ServeSettings:
     """The configuration on SIGHUP; the store cannot change under a running `serve`."""
-    config = load(chosen)
     if (config.store.path, config.ledger_path) != (before.store.path, before.ledger_path):
         log.warning("store.path and ledger.url need a restart; the old ones are used on")
         config = config.model_copy(update={"store": before.store, "ledger": before.ledger})
@@ -167,12 +187,13 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
             leaving=context.leaving,
             gauges=gauges,
             environments=config.environments,
+            offline=rooms.upstreams.is_offline,
             registry=config.default_upstream or DOCKER_HUB,
             standings=rooms.upstreams.standings,
             explain=rooms.mirror.explain.reference,
             readings=(partial(telling.readings, rooms), partial(telling.pin_readings, rooms), signing.readings),
         )
-        chores.start(config.drift.interval, config.drift.rate)
+        chores.start(timedelta(0) if rooms.upstreams.is_offline else config.drift.interval, config.drift.rate)
         told.start()
         return Faces(
             registry=registry.on,

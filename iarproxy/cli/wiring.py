@@ -22,6 +22,7 @@ from iarproxy.metrics import Metrics
 from iarproxy.mirror.checkpointing import Checkpointing
 from iarproxy.mirror.drift import Checked
 from iarproxy.mirror.mirror import Mirror
+from iarproxy.mirror.missing import Missing
 from iarproxy.mirror.watch_plan import Tally
 from iarproxy.oci.routing import Routes
 from iarproxy.store import Store
@@ -113,17 +114,16 @@ async def open_rooms(
         )
         stack.push_async_callback(ledger.close)
         counted = metrics or Metrics.open(None)
-        folder = runtime_folder(store.identity, environment)
-        shared = None if folder is None else folder / "upstream"
-        upstreams = await Upstreams.open(
-            config.upstreams, cache_dir=shared, meter=counted, via=pseudonym(store.identity)
-        )
+        missing = Missing(store, ledger)
+        stack.push_async_callback(missing.close)
+        upstreams = await _upstreams(config, store.identity, environment, counted, missing)
         stack.push_async_callback(upstreams.close)
         stack.push_async_callback(store.close)  # before the upstreams: its ingests read from them
         mirror = Mirror(
             store=store,
             ledger=ledger,
             upstreams=upstreams,
+            missing=missing,
             rules=config.rules,
             environments=[section.named(name) for name, section in config.environments.items()],
             platforms=config.pins.platforms,
@@ -136,6 +136,16 @@ async def open_rooms(
         )
         stack.push_async_callback(mirror.close)
         yield Rooms(config, store, ledger, upstreams, mirror)
+
+
+async def _upstreams(
+    config: Config, identity: str, environment: Mapping[str, str], metrics: Metrics, missing: Missing
+) -> Upstreams:
+    if config.server.offline:
+        return Upstreams.offline(config.upstreams, missing.lack)
+    folder = runtime_folder(identity, environment)
+    shared = None if folder is None else folder / "upstream"
+    return await Upstreams.open(config.upstreams, cache_dir=shared, meter=metrics, via=pseudonym(identity))
 
 
 def checkpointing(rooms: Rooms) -> Checkpointing:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import assert_never
 
-from iarproxy.errors import Refused, UnknownManifest
+from iarproxy.errors import Offline, Refused, UnknownManifest
 from iarproxy.ledger import DriftState, Event, Ledger, Pin, PinSet, Unpinned, UseSummary, Withheld
 from iarproxy.mirror.blocking import Standing, blocks, remedies
+from iarproxy.mirror.brought import Brought, brought_by
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.holding import Held, Holding
-from iarproxy.oci import Digest, Reference, TagReference
+from iarproxy.mirror.missing import Missing
+from iarproxy.oci import Digest, Reference, Tag, TagReference
 from iarproxy.store import Store
 from iarproxy.trust import Mode, TagRule
 from iarproxy.trust.admission import Terms
@@ -38,6 +40,9 @@ class Explanation:
         budget: what is left of the upstream and who spends it, as far as workers shared it; None as for `upstream`.
         outcome: one sentence: what a client gets who asks now.
         blocked: why that is a refusal; empty: it is none. `changes`: the commands that would change it.
+        brought: the bundle that the pin came with; else the newest applied one that lists the name or content; None:
+            none does.
+        offline: no upstream is ever asked.
     """
 
     environment: Environment
@@ -56,8 +61,10 @@ class Explanation:
     used: UseSummary
     budget: UpstreamStanding | None
     outcome: str
-    blocked: tuple[Refused, ...]
+    blocked: tuple[Refused | Offline, ...]
     changes: tuple[str, ...]
+    brought: Brought | None = None
+    offline: bool = False
 
 
 class Explain:
@@ -70,6 +77,7 @@ class Explain:
         ledger: Ledger,
         documents: Documents,
         holding: Holding,
+        missing: Missing,
         rules: Sequence[TagRule],
         upstreams: Upstreams,
         environments: Sequence[Environment],
@@ -80,6 +88,7 @@ class Explain:
         self._ledger = ledger
         self._documents = documents
         self._holding = holding
+        self._missing = missing
         self._rules = rules
         self._upstreams = upstreams
         self._environments = {each.name: each for each in environments}
@@ -96,14 +105,17 @@ class Explain:
         held = await self._holding.of(digest) if digest else Held.NONE
         found = self._store.find(digest) if digest else None
         asked = self._upstreams.get(reference.repository.registry)
-        blocked = blocks(standing, await self._documents.recalling.why(digest) if digest else None)
+        refused = blocks(standing, await self._documents.recalling.why(digest) if digest else None)
+        made = await self._made(reference, self._ledger.within(environment))
+        absent = await self._absent(reference, held, digest) if not refused else None
+        blocked = refused if absent is None else (absent,)
         return Explanation(
             environment=place,
             reference=reference,
             upstream=standing.upstream,
             rule=standing.rule,
             pin=standing.pin,
-            made=await self._made(reference, self._ledger.within(environment)),
+            made=made,
             elsewhere=await self._elsewhere(reference, environment),
             withheld=standing.withheld,
             drift=standing.drift,
@@ -113,9 +125,11 @@ class Explain:
             platforms=await self._platforms(digest),
             used=await self._ledger.uses.summary(reference),
             budget=None if asked is None else await asked.standing(),
-            outcome=_outcome(standing, held, blocked),
+            outcome=_outcome(standing, held, blocked, offline=self._upstreams.is_offline),
             blocked=blocked,
-            changes=remedies(standing, blocked),
+            changes=remedies(standing, refused),
+            brought=await self._brought(reference, standing.pin, made),
+            offline=self._upstreams.is_offline,
         )
 
     async def _standing(self, reference: Reference, environment: Environment) -> Standing:
@@ -142,6 +156,22 @@ class Explain:
     async def _made(self, reference: Reference, pins: PinSet) -> Event | None:
         return await pins.made(reference) if isinstance(reference, TagReference) else None
 
+    async def _brought(self, reference: Reference, pin: Pin | None, made: Event | None) -> Brought | None:
+        own = None if pin is None or made is None else brought_by(made)
+        if own is not None or pin is not None:
+            return own
+        applied = await self._missing.source(reference)
+        return None if applied is None else Brought.of(applied)
+
+    async def _absent(self, reference: Reference, held: Held, digest: Digest | None) -> Offline | None:
+        """What a client is told offline where nothing is held of the name; None: something is, or upstream is asked."""
+        repository = reference.repository
+        upstream = self._upstreams.get(repository.registry)
+        if upstream is None or not self._upstreams.is_offline or held is not Held.NONE:
+            return None
+        lack = await self._missing.lack(repository, digest or _tag_or_digest(reference))
+        return Offline(lack.message, upstream=repository.registry, cause="offline", **lack.detail)
+
     async def _elsewhere(self, reference: Reference, environment: str) -> dict[str, Digest]:
         if not isinstance(reference, TagReference):
             return {}
@@ -166,7 +196,11 @@ class Explain:
         return tuple(str(child.platform) for child in manifest.children if child.platform) if manifest else ()
 
 
-def _outcome(standing: Standing, held: Held, blocked: Sequence[Refused]) -> str:
+def _tag_or_digest(reference: Reference) -> Tag | Digest:
+    return reference.tag if isinstance(reference, TagReference) else reference.digest
+
+
+def _outcome(standing: Standing, held: Held, blocked: Sequence[Refused | Offline], *, offline: bool) -> str:
     if blocked:
         return f"refused: {'; '.join(str(each) for each in blocked)}"
     if standing.rule is None:
@@ -175,7 +209,7 @@ def _outcome(standing: Standing, held: Held, blocked: Sequence[Refused]) -> str:
         case Mode.REFUSE:
             return f"refused by the rule {standing.rule.match.text}"
         case Mode.FOLLOW:
-            return "what upstream says, at most the time to live old"
+            return "what was brought last" if offline else "what upstream says, at most the time to live old"
         case Mode.PIN:
             return _pinned_outcome(standing)
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from iarproxy.mirror.explain import Explanation
@@ -38,6 +39,8 @@ def explanation_as_json(found: Explanation) -> dict[str, Any]:
         "used": used_as_json(found.used),
         "budget": upstream_as_json(found.budget) if found.budget else None,
         "spent": _spent(found),
+        "brought": asdict(found.brought) if found.brought else None,
+        "offline": found.offline,
     }
 
 

@@ -24,12 +24,16 @@ from iarproxy.mirror.holding import Holding
 from iarproxy.mirror.listing import Listings
 from iarproxy.mirror.manifests import Manifests
 from iarproxy.mirror.memory import ManifestMemory
+from iarproxy.mirror.missing import Missing
 from iarproxy.mirror.names import Names
 from iarproxy.mirror.probe import NAME as PROBE
 from iarproxy.mirror.probe import NO_REFERRERS, Probe
 from iarproxy.mirror.promotion import Promotion
 from iarproxy.mirror.promotion_facts import Surveying
 from iarproxy.mirror.refusing import Refusing
+from iarproxy.mirror.syncing import Syncing
+from iarproxy.mirror.syncing_plan import Planning
+from iarproxy.mirror.syncing_resolve import Resolving
 from iarproxy.mirror.usage import Usage
 from iarproxy.mirror.warm import Warm
 from iarproxy.mirror.watch import DriftWatch
@@ -93,17 +97,52 @@ class _Given:
         """What is attached to content, for whoever carries it elsewhere."""
         return Attachments(ledger=self.ledger, upstreams=self.upstreams, documents=documents, listings=listings)
 
-    def explain(self, documents: Documents, holding: Holding) -> Explain:
+    def explain(self, documents: Documents, holding: Holding, missing: Missing) -> Explain:
         """Where names stand."""
         return Explain(
             store=self.store,
             ledger=self.ledger,
             documents=documents,
             holding=holding,
+            missing=missing,
             rules=self.rules,
             upstreams=self.upstreams,
             environments=self.environments,
             now=self.now,
+        )
+
+    def resolving_sets(self, documents: Documents, manifests: Manifests, listings: Listings) -> Resolving:
+        """The names of sets."""
+        return Resolving(
+            store=self.store,
+            ledger=self.ledger,
+            upstreams=self.upstreams,
+            manifests=manifests,
+            documents=documents,
+            listings=listings,
+            rules=self.rules,
+        )
+
+    def planning(self, documents: Documents, resolving: Resolving) -> Planning:
+        """What syncing a set would do."""
+        return Planning(
+            store=self.store,
+            ledger=self.ledger,
+            upstreams=self.upstreams,
+            documents=documents,
+            tags=resolving.tags,
+            rules=self.rules,
+        )
+
+    def syncing(self, documents: Documents, blobs: Blobs, resolving: Resolving, attachments: Attachments) -> Syncing:
+        """Sets into the store."""
+        return Syncing(
+            store=self.store,
+            ledger=self.ledger,
+            documents=documents,
+            blobs=blobs,
+            resolving=resolving,
+            attachments=attachments,
         )
 
     def promotion(self, documents: Documents, holding: Holding, surveying: Surveying, keeping: Attaching) -> Promotion:
@@ -149,7 +188,10 @@ class _Given:
 
 
 class Mirror:
-    """All use cases over one store, one ledger and one closed list of upstreams. It owns none of them."""
+    """All use cases over one store, one ledger and one closed list of upstreams. It owns none of them.
+
+    `missing`: tells what should have brought what is not here; None: one of its own.
+    """
 
     def __init__(
         self,
@@ -157,6 +199,7 @@ class Mirror:
         store: Store,
         ledger: Ledger,
         upstreams: Upstreams,
+        missing: Missing | None = None,
         rules: Sequence[TagRule] = (),
         platforms: Sequence[Platform] = (),
         environments: Sequence[Environment] = (),
@@ -188,7 +231,10 @@ class Mirror:
         self.attachments = given.attachments(documents, listings)
         self.holding = holding = Holding(store, documents, blobs, platforms)
         self.warm = Warm(manifests[FIRST_FETCHES], documents, blobs, holding)
-        self.explain = given.explain(documents, holding)
+        sets = given.resolving_sets(documents, manifests[FIRST_FETCHES], listings)
+        self.planning = given.planning(documents, sets)
+        self.syncing = given.syncing(documents, blobs, sets, self.attachments)
+        self.explain = given.explain(documents, holding, missing or Missing(store, ledger))
         surveying = Surveying(store, ledger, documents, listings, manifests[FIRST_FETCHES])
         self.promotion = given.promotion(documents, holding, surveying, Attaching(store, access))
         self._usage = Usage(ledger.uses, clients=record_clients)

@@ -100,6 +100,7 @@ def upstream_as_json(found: UpstreamStanding) -> dict[str, Any]:
     rest = found.spenders[_SPENDERS:]
     return {
         "upstream": found.name,
+        "offline": found.offline,
         "endpoints": [_standing_as_json(each) for each in found.endpoints],
         "budget_floor": found.floor,
         "under_way": found.under_way,

@@ -33,6 +33,7 @@ class AdminFace:
     """The admin and probes applications of one worker.
 
     `readings`: what else /metrics tells, by the rest of its name, with its labels if it has any.
+    `offline`: no upstream is ever asked.
     `environments`: those that there are beside the default one. `registry`: the upstream of names that say none.
     """
 
@@ -48,12 +49,14 @@ class AdminFace:
         readings: Sequence[Callable[[], Awaitable[Mapping[str, float]]]] = (),
         environments: Collection[str] = (),
         registry: str = DOCKER_HUB,
+        offline: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._environments = (DEFAULT, *environments)
         self._rooms, self._metrics, self._leaving, self._clock = rooms, metrics, leaving, clock
         self._gauges, self._standings, self._readings = gauges, standings, readings
         self._explain, self._registry = explain, registry
+        self._offline = offline
         self._counted: tuple[float, StoreStats] | None = None
 
     def application(self) -> web.Application:
@@ -71,8 +74,12 @@ class AdminFace:
         app.router.add_get("/metrics", self._metrics_text)
         return app
 
+    @property
+    def _known_offline(self) -> dict[str, bool]:
+        return {"offline": True} if self._offline else {}
+
     async def _healthz(self, _: web.Request) -> web.Response:
-        return reply({"status": "ok"})
+        return reply({"status": "ok", **self._known_offline})
 
     async def _readyz(self, _: web.Request) -> web.Response:
         problems = ["this worker is leaving"] if self._leaving() else []
@@ -81,7 +88,8 @@ class AdminFace:
                 await soon(check())
             except IarproxyError as error:
                 problems.append(str(error))
-        return reply({"status": "not ready" if problems else "ok", "problems": problems}, 503 if problems else 200)
+        told = {"status": "not ready" if problems else "ok", **self._known_offline, "problems": problems}
+        return reply(told, 503 if problems else 200)
 
     async def _metrics_text(self, _: web.Request) -> web.Response:
         stats = await soon(self._stats())
@@ -94,9 +102,10 @@ class AdminFace:
             "store_ingests": stats.ingests,
             "drifted_tags": drifted,
             "damaged_tags": len(self._rooms.ledger.damaged()),
+            "offline": int(self._offline),
             "recalled_digests": len(self._rooms.ledger.recalls.known),
             **self._gauges(),
-            **_budgets(await soon(self._standings())),
+            **({} if self._offline else _budgets(await soon(self._standings()))),
         }
         for reading in self._readings:
             now |= await soon(reading())
