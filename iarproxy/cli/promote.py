@@ -21,7 +21,7 @@ from iarproxy.config.gates import GateSettings
 from iarproxy.errors import Malformed, Refused
 from iarproxy.ledger import Pin
 from iarproxy.ledger.keyring import origin_of
-from iarproxy.ledger.promotion_key import promotion_key
+from iarproxy.ledger.own_keys import promotion_key
 from iarproxy.mirror.gate_command import CommandGate
 from iarproxy.mirror.gating import AgeGate, Gate, PolicyGate
 from iarproxy.mirror.promotion import MOST

@@ -11,7 +11,6 @@ Rule 4: only a key that signed for its successor is overwritten by it; whatever 
 from __future__ import annotations
 
 import os
-import stat
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +25,12 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from iarproxy.errors import Refused
+from iarproxy.ledger import key_files
 from iarproxy.ledger.journal_file import sync_directory
 from iarproxy.ledger.keyring import How, Keyring
 from iarproxy.trust.note import SigningKey
 
 NAME = "journal.key"
-_MOST = 16 * 1024  # bytes
 _LOST = "restore it from where you keep it, or run `iarproxy journal rotate-key --lost --reason TEXT`"
 
 
@@ -140,7 +139,7 @@ def read(path: Path, origin: str, *, lenient: bool = False) -> SigningKey | None
         Refused: it cannot be used.
     """
     try:
-        return SigningKey(origin, _parsed(path, _content(path)))
+        return SigningKey(origin, _parsed(path, key_files.read(path)))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -152,19 +151,6 @@ def read(path: Path, origin: str, *, lenient: bool = False) -> SigningKey | None
         if lenient:
             return None
         raise
-
-
-def _content(path: Path) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise Refused(f"the journal's key {path} is no file")
-        if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise Refused(f"the journal's key {path} is open to others: chmod 600 it, and rotate it if it was read")
-        return os.read(descriptor, _MOST)
-    finally:
-        os.close(descriptor)
 
 
 def _parsed(path: Path, pem: bytes) -> Ed25519PrivateKey:
@@ -184,25 +170,12 @@ def _create(path: Path, private: Ed25519PrivateKey) -> None:
         FileExistsError: there is one already.
         Refused: it cannot be written.
     """
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        fresh.unlink(missing_ok=True)
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            os.fchmod(descriptor, 0o600)
-            os.write(descriptor, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        path.hardlink_to(fresh)
-        sync_directory(path.parent)
+        key_files.create(path, private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     except FileExistsError:
         raise
     except OSError as error:
         raise Refused(f"the journal's key {path} cannot be made: {error.strerror}; see journal.key_file") from error
-    finally:
-        with suppress(OSError):
-            fresh.unlink(missing_ok=True)
 
 
 def _aside(path: Path) -> Path:

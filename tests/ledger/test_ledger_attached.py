@@ -10,9 +10,11 @@ import pytest
 from iarproxy.errors import Conflict, Refused
 from iarproxy.ledger import Change, EventKind, Ledger, rebuild
 from iarproxy.ledger.attached import LISTED, AttachedManifest, attachment
-from iarproxy.ledger.promotion_key import NAME, promotion_key
+from iarproxy.ledger.own_keys import PROMOTION as NAME
+from iarproxy.ledger.own_keys import RECEIPT, promotion_key, receipt_key
 from iarproxy.oci import Descriptor, Digest, Repository
 from iarproxy.oci.media_types import OCI_MANIFEST
+from iarproxy.trust.signing import KeyType, PrivateKey
 from ledger_world import APP, SOURCE, STORE, content, opened, sql, tag
 
 
@@ -93,6 +95,22 @@ def test_the_key_is_made_once(tmp_path: Path) -> None:
     first, second = promotion_key(tmp_path), promotion_key(tmp_path)
     assert first.public.hint == second.public.hint
     assert [(NAME, 0o600)] == [(each.name, each.stat().st_mode & 0o777) for each in tmp_path.iterdir()]
+
+
+def test_receipts_have_a_key_of_their_own(tmp_path: Path) -> None:
+    """It is another one than that of promotions, in a file of its own."""
+    assert receipt_key(tmp_path).public.hint != promotion_key(tmp_path).public.hint
+    assert receipt_key(tmp_path).public.hint == receipt_key(tmp_path).public.hint
+    assert {NAME, RECEIPT} == {each.name for each in tmp_path.iterdir()}
+
+
+def test_a_key_of_another_kind(tmp_path: Path) -> None:
+    """Records are signed as every verifier takes them: an Ed25519 key in the place of the key is refused."""
+    path = tmp_path / NAME
+    path.write_bytes(PrivateKey.made(KeyType.ED25519).pem)
+    path.chmod(0o600)
+    with pytest.raises(Refused, match="ECDSA"):
+        promotion_key(tmp_path)
 
 
 def test_a_key_that_cannot_be_used(tmp_path: Path) -> None:
