@@ -61,6 +61,7 @@ class Made:
     Attributes:
         bundle: its identity.
         base: what it continues; JSON.
+        serial: of the entry.
     """
 
     set: str
@@ -69,6 +70,7 @@ class Made:
     base: dict[str, Any]
     at: datetime
     actor: str
+    serial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class Applied:
         origin: of the journal of the store that made it.
         bundle: its identity. manifest: of its `bundle.json`, a blob in the store.
         checkpoint: of the origin's journal, as its signed note.
-        trusted, retired: fingerprints of the keys that a rotation in it brought, and took away.
+        signers: fingerprints of the keys that vouched for it.
+        rotations: of signers' keys, that the site did not know before, word for word (`trust.rotations`).
         serial: of the entry.
     """
 
@@ -94,8 +97,8 @@ class Applied:
     actor: str
     reason: str
     checkpoint: str
-    trusted: tuple[str, ...] = ()
-    retired: tuple[str, ...] = ()
+    signers: tuple[str, ...] = ()
+    rotations: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ class Applying:
     """What an apply does.
 
     Attributes:
-        origin, set, sequence, bundle, manifest, checkpoint, trusted, retired: as in `Applied`.
+        origin, set, sequence, bundle, manifest, checkpoint, signers, rotations: as in `Applied`.
         changes: of the names; those that stay as they are have none.
         followed: attachment tags, and tags that policy follows.
         links: what repositories hand out.
@@ -121,8 +124,8 @@ class Applying:
     checkpoint: str
     reason: str
     actor: str
-    trusted: tuple[str, ...] = ()
-    retired: tuple[str, ...] = ()
+    signers: tuple[str, ...] = ()
+    rotations: tuple[bytes, ...] = ()
     detail: dict[str, Any] = field(default_factory=dict)
 
 
@@ -171,6 +174,10 @@ class Bundles:
     async def history(self) -> list[Applied]:
         """All that was ever applied, the oldest first. Raises as `made`."""
         return (await self._shared.thread.read(lambda it: list(map(_applied, _newest_first(it, _APPLIED)))))[::-1]
+
+    async def rotations(self) -> list[bytes]:
+        """Those that came with all that was ever applied, each once, the oldest first. Raises as `made`."""
+        return list(dict.fromkeys(raw for each in await self.history() for raw in each.rotations))
 
     async def apply(self, applying: Applying) -> list[Pin | Unpinned]:
         """A person's act: what each of the changed names stands for after it (rule 2).
@@ -273,8 +280,8 @@ def _body(applying: Applying) -> dict[str, Any]:
         "bundle": str(applying.bundle),
         "manifest": to_json(applying.manifest),
         "checkpoint": applying.checkpoint,
-        "trusted": sorted(applying.trusted),
-        "retired": sorted(applying.retired),
+        "signers": sorted(applying.signers),
+        "rotations": [each.decode() for each in applying.rotations],
         "changed": len(applying.changes),
         "attachments": len(applying.followed),
     }
@@ -282,7 +289,8 @@ def _body(applying: Applying) -> dict[str, Any]:
 
 def _made(event: Event) -> Made:
     body = event.body
-    return Made(body["set"], body["sequence"], Digest.parse(body["bundle"]), body["base"], event.at, event.actor)
+    bundle = Digest.parse(body["bundle"])
+    return Made(body["set"], body["sequence"], bundle, body["base"], event.at, event.actor, event.serial)
 
 
 def _applied(event: Event) -> Applied:
@@ -301,6 +309,6 @@ def _applied(event: Event) -> Applied:
         actor=event.actor,
         reason=event.reason,
         checkpoint=body["checkpoint"],
-        trusted=tuple(body["trusted"]),
-        retired=tuple(body["retired"]),
+        signers=tuple(body["signers"]),
+        rotations=tuple(each.encode() for each in body["rotations"]),
     )

@@ -147,14 +147,14 @@ async def test_no_sequence_is_applied_twice(tmp_path: Path) -> None:
             assert "replayed" == refused.value.code
         await ledger.bundles.apply(bringing(1, [], set="site-b"))
         await ledger.bundles.apply(bringing(2, [], origin="iarproxy/other"))
-        await ledger.bundles.apply(bringing(5, [("v1", "one", "two")], retired=("aa",), trusted=("bb",)))
+        await ledger.bundles.apply(bringing(5, [("v1", "one", "two")], signers=("aa",), rotations=(b"bb",)))
         every = await ledger.bundles.every_applied()
         assert [
             ("iarproxy/origin", "site-a", 5),
             ("iarproxy/origin", "site-b", 1),
             ("iarproxy/other", "site-a", 2),
         ] == [(each.origin, each.set, each.sequence) for each in every]
-        assert (("aa",), ("bb",)) == (every[0].retired, every[0].trusted)
+        assert (("aa",), [b"bb"]) == (every[0].signers, await ledger.bundles.rotations())
         assert [3, 1, 2, 5] == [each.sequence for each in await ledger.bundles.history()]
 
 
