@@ -12,19 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
-from typing import TypeAlias, TypeVar, assert_never
+from typing import TypeVar, assert_never
 
+from iarproxy.archive.order import Acknowledged, Created, Draft, Nothing, On, Order, Since, held_by
 from iarproxy.archive.sources import Sources, gather, not_here, spelled
 from iarproxy.archive.staging import JOURNAL, MANIFEST, Staging
 from iarproxy.archive.writing import Damaged, Hands, Writing
 from iarproxy.errors import Refused
 from iarproxy.ledger import Ledger, Pin
 from iarproxy.ledger.keyring import origin_of
-from iarproxy.oci import Descriptor, Digest, Reference, TagReference
+from iarproxy.oci import Descriptor, Digest, TagReference
 from iarproxy.oci.bundle_layout import volumes_of
 from iarproxy.oci.bundle_manifest import BundleManifest
 from iarproxy.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
@@ -32,79 +33,10 @@ from iarproxy.oci.set_record import MAX_RECORD, Member, SetRecord
 from iarproxy.oci.volumes import Volume
 from iarproxy.store import Store
 from iarproxy.trust.bundles import Base, BaseKind, BundleStatement, file_of, signed
-from iarproxy.trust.receipts import Receipt
-from iarproxy.trust.signing import PrivateKey
 
 T = TypeVar("T")
 
 _AT_ONCE = 256  # pins asked for together
-
-
-@dataclass(frozen=True, slots=True)
-class Nothing:
-    """The site holds nothing: the bundle is a full one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Acknowledged:
-    """The site holds what it says in a receipt, whose signature was verified."""
-
-    receipt: Receipt
-
-
-@dataclass(frozen=True, slots=True)
-class Since:
-    """The site is taken to have applied a bundle, and holds all of its set."""
-
-    manifest: BundleManifest
-
-
-On: TypeAlias = Nothing | Acknowledged | Since
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a person asks for.
-
-    Attributes:
-        definition: of the set's section as it is now.
-        on: what the site holds.
-        volume_size: the most bytes of a volume; None: one volume.
-        lifetime: until the bundle expires.
-        rotations: by file name: which keys the key of this order came in the place of.
-    """
-
-    set: str
-    definition: Digest
-    on: On
-    key: PrivateKey
-    lifetime: timedelta
-    actor: str
-    volume_size: int | None = None
-    rotations: Mapping[str, bytes] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A bundle that could be made."""
-
-    order: Order
-    manifest: BundleManifest
-    base: Base
-    volumes: Sequence[Volume]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all volumes."""
-        return sum(each.size for each in self.volumes)
-
-
-@dataclass(frozen=True, slots=True)
-class Created:
-    """A bundle that was made."""
-
-    draft: Draft
-    statement: BundleStatement
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +70,7 @@ class Creating:
         await self._insist_on_pins(record)
         sources = await gather(record, self._load)
         self._insist_on_none_recalled(sources)
-        manifest = sources.manifest(_held(order.on), order.volume_size, self._size)
+        manifest = sources.manifest(held_by(order.on), order.volume_size, self._size)
         BundleManifest.parse(manifest.dump())  # what no site would read is not written
         return Draft(order, manifest, base, volumes_of(manifest))
 
@@ -155,7 +87,7 @@ class Creating:
         manifest = replace(draft.manifest, pieces=pieces)
         base = {"kind": draft.base.kind.value, "bundle": str(draft.base.identity), "sequence": draft.base.sequence}
         sequence = await self.ledger.bundles.make(order.set, manifest.identity, base=base, actor=order.actor)
-        journal = await self.journal(_tags(each.reference for each in manifest.names))
+        journal = await self.journal(await self._news(draft))
         now = self.now()
         said = BundleStatement.about(
             manifest,
@@ -241,6 +173,18 @@ class Creating:
             case _:
                 assert_never(on)
 
+    async def _news(self, draft: Draft) -> list[TagReference]:
+        """The tags whose entries travel: what the site holds and was pinned before the base was made went with that."""
+        held, name = held_by(draft.order.on), draft.order.set
+        before = [each.serial for each in await self.ledger.bundles.made(name) if each.sequence == draft.base.sequence]
+        found: list[TagReference] = []
+        for each in draft.manifest.names:
+            if isinstance(each.reference, TagReference):
+                entry = await self.ledger.made(each.reference)
+                known = before and each.descriptor.digest in held and entry is not None and entry.serial <= before[-1]
+                found += [] if known else [each.reference]
+        return found
+
     async def _load(self, descriptor: Descriptor) -> Manifest | None:
         raw = await self.store.read(descriptor.digest, MAX_MANIFEST)
         return None if raw is None else parse_manifest(raw, descriptor.media_type, descriptor.digest)
@@ -265,22 +209,6 @@ class Creating:
                 f" run `iarproxy sync {name}` and create it again",
                 digest=str(damaged.digest),
             ) from damaged
-
-
-def _held(on: On) -> frozenset[Digest]:
-    match on:
-        case Nothing():
-            return frozenset()
-        case Acknowledged(receipt):
-            return frozenset(receipt.held)
-        case Since(manifest):
-            return frozenset((*(each.digest for each in manifest.provides), *manifest.requires))
-        case _:
-            assert_never(on)
-
-
-def _tags(references: Iterable[Reference]) -> list[TagReference]:
-    return [each for each in references if isinstance(each, TagReference)]
 
 
 def _volumes(hands: Hands, volumes: Sequence[Volume]) -> tuple[tuple[Digest, tuple[str, ...]], ...]:

@@ -18,7 +18,8 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from iarproxy.archive.creating import Acknowledged, Created, Creating, Draft, Nothing, On, Order, Since
+from iarproxy.archive.creating import Creating
+from iarproxy.archive.order import Acknowledged, Created, Draft, Nothing, On, Order, Since
 from iarproxy.archive.staging import MANIFEST, begin, staging, translated, volume_name
 from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.options import ConfigOption, JsonOption, load, run
