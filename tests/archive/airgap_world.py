@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import random
+import shutil
 import socket
 import subprocess
 import sys
@@ -273,6 +274,19 @@ def an_origin(folder: Path, *, url: str = SOURCE, upstreams: Collection[str] = (
 def a_site(folder: Path, *, upstreams: Collection[str] = (UPSTREAM,)) -> Place:
     """A machine that is offline: it knows the names of upstreams, and never dials one."""
     return _place(folder, SOURCE, upstreams, "offline = true\n")
+
+
+def copied(place: Place, folder: Path) -> Place:
+    """The same machine once more, as a copy of its disk, with nothing running."""
+    folder.mkdir(parents=True)
+    copy = Place(folder, free_port(), free_port(), dict(place.sets))
+    shutil.copytree(place.store, copy.store)
+    text = place.config.read_text().replace(str(place.store), str(copy.store))
+    for port, new in ((place.port, copy.port), (place.admin, copy.admin)):
+        text = text.replace(f':{port}"', f':{new}"')
+    copy.config.write_text(text)
+    copy.write_sets()
+    return copy
 
 
 def _place(folder: Path, url: str, upstreams: Collection[str], server: str = "") -> Place:
