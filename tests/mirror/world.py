@@ -15,6 +15,7 @@ from iarproxy.ledger import Ledger
 from iarproxy.mirror.answers import FileSpan, ManifestAnswer
 from iarproxy.mirror.drift import Checked
 from iarproxy.mirror.mirror import Mirror
+from iarproxy.mirror.missing import Missing
 from iarproxy.oci import Digest, Platform, Repository, Tag, TagReference
 from iarproxy.store import Store
 from iarproxy.trust.environments import Environment
@@ -89,6 +90,7 @@ async def a_world(
     section: dict[str, Any] | None = None,
     environments: Sequence[Environment] = (),
     platforms: Sequence[str] = ("linux/amd64",),
+    offline: bool = False,
 ) -> AsyncIterator[World]:
     """A mirror of `registry` whose store is in `folder`; what is there already is used.
 
@@ -111,12 +113,18 @@ async def a_world(
             settings.ledger_path, store_identity=kept.identity, store_is_empty=kept.is_empty(), now=clock
         )
         stack.push_async_callback(ledger.close)
-        upstreams = await Upstreams.open(settings.upstreams, cache_dir=folder / "run")
+        missing = Missing(kept, ledger)
+        stack.push_async_callback(missing.close)
+        if offline:
+            upstreams = Upstreams.offline(settings.upstreams, missing.lack)
+        else:
+            upstreams = await Upstreams.open(settings.upstreams, cache_dir=folder / "run")
         stack.push_async_callback(upstreams.close)
         mirror = Mirror(
             store=kept,
             ledger=ledger,
             upstreams=upstreams,
+            missing=missing,
             rules=settings.rules,
             platforms=[Platform.parse(each) for each in platforms],
             environments=environments,
