@@ -29,6 +29,7 @@ from iarproxy.cli.promote import promote
 from iarproxy.cli.recall import recall
 from iarproxy.cli.retain import retain
 from iarproxy.cli.setup import setup
+from iarproxy.cli.sync import sync
 from iarproxy.errors import Refused, Unavailable
 from iarproxy.trust import Admission
 
@@ -48,6 +49,7 @@ app.add_typer(bundle.app, name="bundle")
 app.command()(diff.diff)
 app.command()(explain)
 app.command()(inspect.pull)
+app.command()(sync)
 app.command()(promote)
 app.command()(recall)
 app.command()(setup)

@@ -1,0 +1,64 @@
+"""From a set to names: what each of its lines asks for.
+
+Rule 1: a line that cannot be answered fails for itself: an upstream that does not list its tags, a range that no tag is
+        in. The others go on.
+Rule 2: upstream's own list counts. Pinned tags that it no longer has are wanted too, but a list without upstream's part
+        is none: a set would silently shrink.
+Rule 3: a line of a lock that names no tag and digest is said, never dropped silently.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from iarproxy.config.sets import WantedRepository, WantedSet
+from iarproxy.errors import IarproxyError, UnknownManifest, UpstreamUnavailable
+from iarproxy.mirror.answers import TagList
+from iarproxy.mirror.syncing_values import Asked, Failed, Named, each_once, of_locked
+from iarproxy.mirror.syncing_waiting import Waiting
+from iarproxy.oci import Repository, TagReference
+from iarproxy.oci.lock import Locked
+from iarproxy.trust.choosing import choose
+
+Tags = Callable[[Repository], Awaitable[TagList]]
+
+
+async def names_of(wanted: WantedSet, waiting: Waiting, tags: Tags) -> Named:
+    """What the set asks for, each name once; `tags` lists a repository."""
+    asked, failed = list(_written(wanted)), list[Failed]()
+    for each in wanted.repositories:
+        try:
+            asked += await waiting.run(each.repository.registry, partial(_chosen, each, tags))
+        except IarproxyError as error:
+            failed.append(Failed.of(each, error))
+    found = each_once(asked)
+    skipped = tuple(f"{lock.name}: {each}" for lock in wanted.locks for each in lock.lock.skipped)
+    return replace(found, failed=(*failed, *found.failed), remarks=skipped)
+
+
+def _written(wanted: WantedSet) -> Iterator[Asked]:
+    """What is spelled out."""
+    for each in wanted.references:
+        if isinstance(each, Locked):
+            yield of_locked(each, wanted.platforms, "references")
+        else:
+            yield Asked(each, wanted.platforms, ("references",))
+    for lock in wanted.locks:
+        for entry in lock.lock.entries:
+            yield of_locked(entry, wanted.platforms, f"locks: {lock.name}")
+    for chart in wanted.charts:
+        yield Asked(chart, (), ("charts",), chart=True)
+
+
+async def _chosen(wanted: WantedRepository, tags: Tags) -> list[Asked]:
+    listed = await tags(wanted.repository)
+    if not listed.complete:
+        raise UpstreamUnavailable(f"{wanted.repository.registry} does not list the tags of {wanted.repository}")
+    chosen = choose(wanted.selection, listed.tags)
+    if not chosen.tags:
+        suffixes = f"; {chosen.suffixed} have a suffix: write a pattern such as *-alpine" if chosen.suffixed else ""
+        raise UnknownManifest(f"none of its {len(listed.tags)} tags is wanted{suffixes}")
+    why = f"repositories: {wanted}"
+    return [Asked(TagReference(wanted.repository, tag), wanted.platforms, (why,)) for tag in chosen.tags]

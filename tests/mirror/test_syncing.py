@@ -1,0 +1,317 @@
+"""Syncing a set: what is pinned, fetched and recorded, and what becomes of it when upstream fails midway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from iarproxy.config.sets import WantedSet, load_sets
+from iarproxy.ledger import EventKind
+from iarproxy.mirror.syncing_values import Plan, Silent, Synced
+from iarproxy.oci import Digest, Tag, TagReference
+from iarproxy.oci.set_record import SetRecord
+from images import Published, artifact, index, small_image
+from registry import FakeRegistry
+from registry_faults import Fault
+from world import NAME, World, a_world
+
+APP = f"{NAME}/team/app"
+
+
+def a_set(folder: Path, body: str) -> WantedSet:
+    file = folder / "sets.toml"
+    file.write_text(f'[[set]]\nname = "site-a"\n{body}\n')
+    return load_sets(file)["site-a"]
+
+
+def references(*names: str) -> str:
+    return f"references = {[f'{NAME}/{name}' for name in names]}"
+
+
+async def sync(world: World, wanted: WantedSet, patience: float = 0.0, **options: Any) -> Synced:
+    given: dict[str, Any] = {"referrers": wanted.referrers, "progress": Silent(), "actor": "ann"} | options
+    return await world.mirror.syncing.sync(wanted, patience=patience, **given)
+
+
+async def plan(world: World, wanted: WantedSet) -> Plan:
+    return await world.mirror.planning.plan(wanted, referrers=wanted.referrers, patience=0.0, progress=Silent())
+
+
+async def kept(world: World) -> SetRecord:
+    """The record that the ledger and the store have."""
+    found = await world.ledger.sets.of("site-a")
+    assert found is not None
+    raw = await world.store.read(found.record.digest, found.record.size)
+    assert raw is not None
+    record = SetRecord.parse(raw)
+    assert record.is_complete == found.complete
+    assert record.definition == found.definition
+    return record
+
+
+def names(record: SetRecord) -> dict[str, Digest]:
+    return {str(each.reference): each.descriptor.digest for each in record.members}
+
+
+def all_of(*published: Published) -> set[Digest]:
+    """The digests of manifests and everything below."""
+    found: set[Digest] = set()
+    for each in published:
+        found |= {each.digest, *each.blobs, *all_of(*each.children)}
+    return found
+
+
+def whats(failed: Sequence[Any]) -> list[str]:
+    return sorted(each.what for each in failed)
+
+
+async def test_a_set_is_pinned_held_and_recorded(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """Tags are pinned, digests held, all that both need is in the store, and the record says what it was."""
+    one, two = small_image(1), index([small_image(2), small_image(3, platform="linux/arm64")])
+    registry.content.publish("team/app", "1", one)
+    registry.content.publish("team/other", None, two)
+    wanted = a_set(tmp_path, references("team/app:1", f"team/other@{two.digest}"))
+    synced = await sync(world, wanted)
+    assert () == synced.failed
+    record = await kept(world)
+    assert {f"{APP}:1": one.digest, f"{NAME}/team/other@{two.digest}": two.digest} == names(record)
+    assert record == synced.record
+    assert wanted.definition == record.definition
+    assert all(world.store.find(digest) is not None for digest in all_of(one, two))
+    pin = await world.ledger.pin_of(world.reference("1"))
+    assert pin is not None
+    assert one.digest == pin.descriptor.digest
+    assert [world.reference("1")] == list(synced.pinned)
+    entries = await world.ledger.events()
+    assert [EventKind.SYNCED] == [each.kind for each in entries if each.kind is EventKind.SYNCED]
+
+
+async def test_again_fetches_nothing(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """A second sync brings nothing, gives the same record, and journals nothing."""
+    registry.content.publish("team/app", "1", small_image(1))
+    wanted = a_set(tmp_path, references("team/app:1"))
+    first = await sync(world, wanted)
+    serial = await world.ledger.serial()
+    registry.forget()
+    second = await sync(world, wanted)
+    assert (first.kept, 0, 0) == (second.kept, second.fetched, registry.count("GET", "/blobs/"))
+    assert serial == await world.ledger.serial()
+
+
+async def test_repositories_by_globs_ranges_and_newest(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """What the globs and ranges want comes, with the reason; what they do not want does not."""
+    for seed, tag in enumerate(("1.0.0", "1.1.0", "1.2.0", "1.3.0-rc.1", "2.0.0", "latest")):
+        registry.content.publish("team/app", tag, small_image(seed))
+    body = f'[[set.repositories]]\nname = "{APP}"\nsemver = "<2"\nnewest = 2'
+    synced = await sync(world, a_set(tmp_path, body))
+    assert [f"{APP}:1.1.0", f"{APP}:1.2.0"] == sorted(names(synced.record))
+    assert {(f"repositories: {APP} (semver <2, newest 2)",)} == {each.why for each in synced.record.members}
+    assert await world.ledger.pin_of(world.reference("2.0.0")) is None
+
+
+async def test_platforms_choose_children(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """Of an index only the wanted children are fetched; the index itself is as it is."""
+    amd, arm = small_image(1), small_image(2, platform="linux/arm64")
+    registry.content.publish("team/app", "1", index([amd, arm]))
+    synced = await sync(world, a_set(tmp_path, f'{references("team/app:1")}\nplatforms = ["linux/arm64"]'))
+    assert () == synced.failed
+    assert all(world.store.find(digest) is not None for digest in all_of(arm))
+    assert world.store.find(amd.layers[0]) is None
+
+
+async def test_what_is_attached_comes_along(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """Referrers, referrers of referrers and signature tags are held and in the record, unless they are left out."""
+    app = small_image(1)
+    sbom = artifact(app)
+    signed = artifact(sbom, artifact_type="application/vnd.example.signature", data=b"signed")
+    for each in (app, sbom, signed):
+        registry.content.publish("team/app", "1" if each is app else None, each)
+    tag = f"{Tag.attached_to(app.digest)}.sig"
+    registry.content.publish("team/app", tag, small_image(9))
+    wanted = a_set(tmp_path, references("team/app:1"))
+    synced = await sync(world, wanted)
+    assert () == synced.failed
+    lists = {Tag.attached_to(each.digest).value for each in (app, sbom)}
+    assert lists | {tag} == {each.reference.tag.value for each in synced.record.attachments}
+    assert all(world.store.find(digest) is not None for digest in all_of(app, sbom, signed, small_image(9)))
+    without = await sync(world, wanted, referrers=False)
+    assert ((), False) == (without.record.attachments, without.record.referrers)
+
+
+async def test_failing_to_ask_for_referrers_is_a_failure(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """An upstream that answers 500 to referrers makes the set incomplete; without referrers it is complete."""
+    registry.content.publish("team/app", "1", small_image(1))
+    registry.faults.add("*/referrers/*", Fault(status=500))
+    wanted = a_set(tmp_path, references("team/app:1"))
+    synced = await sync(world, wanted)
+    assert not (await kept(world)).is_complete
+    assert [False] == [each.refused for each in synced.failed]
+    assert "referrers" in synced.failed[0].what
+    assert () == (await sync(world, wanted, referrers=False)).failed
+
+
+async def test_upstream_failing_midway(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """What can be had is had, what failed is named; the next sync fetches only that, and the set is complete."""
+    good, bad = small_image(1), small_image(2)
+    registry.content.publish("team/app", "1", good)
+    registry.content.publish("team/bad", "1", bad)
+    registry.faults.add(f"*/team/bad/blobs/{bad.layers[0]}", Fault(status=404))
+    wanted = a_set(tmp_path, references("team/app:1", "team/bad:1", "team/none:1"))
+    synced = await sync(world, wanted)
+    assert [f"{NAME}/team/bad@{bad.layers[0]}", f"{NAME}/team/none:1"] == whats(synced.failed)
+    assert not (await kept(world)).is_complete
+    assert all(world.store.find(digest) is not None for digest in all_of(good))
+    registry.faults.clear()
+    registry.content.publish("team/none", "1", small_image(3))
+    registry.forget()
+    assert () == (await sync(world, wanted)).failed
+    assert (await kept(world)).is_complete
+    assert 0 == registry.count("GET", str(good.layers[0]))
+
+
+async def test_a_broken_transfer_goes_on(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """A blob that breaks off is fetched from where it broke."""
+    image = small_image(1, size=200_000)
+    registry.content.publish("team/app", "1", image)
+    registry.faults.add(f"*/blobs/{image.layers[0]}", Fault(truncate_at=100_000), times=1)
+    assert () == (await sync(world, a_set(tmp_path, references("team/app:1")))).failed
+    assert registry.sent[str(image.layers[0])] < 2 * 200_000
+
+
+async def test_a_limit_is_waited_for(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """429 with Retry-After: it waits and goes on; where the wait is longer than allowed, it says so at once."""
+    registry.content.publish("team/app", "1", small_image(1))
+    busy = Fault(status=429, headers={"Retry-After": "6"})
+    registry.faults.add("*/manifests/1", busy, times=1)
+    wanted = a_set(tmp_path, references("team/app:1"))
+    synced = await sync(world, wanted)
+    assert [False] == [each.refused for each in synced.failed]
+    assert "rate limit" in synced.failed[0].why or "asked too much" in synced.failed[0].why
+    waits: list[float] = []
+
+    class Told(Silent):
+        def waits(self, upstream: str, seconds: float, why: str) -> None:
+            waits.append(seconds)
+
+    assert () == (await sync(world, wanted, 60.0, progress=Told())).failed
+    assert len(waits) >= 1
+
+
+async def test_the_floor_is_kept_for_clients(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Nothing is spent of what is left to clients: the sync is incomplete, and a client still gets its image."""
+    registry.content.publish("team/app", "1", small_image(1))
+    registry.content.publish("team/app", "2", small_image(2))
+    quota = {"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "5;w=21600"}
+    registry.faults.add("*", Fault(headers=quota))
+    async with a_world(tmp_path, registry, section={"budget_floor": 10}) as world:
+        await world.tag("2")
+        synced = await sync(world, a_set(tmp_path, references("team/app:1", "team/app:2")))
+        assert f"{APP}:1" in whats(synced.failed)
+        assert "kept for clients" in " ".join(each.why for each in synced.failed)
+        assert 0 == registry.count("GET", "/manifests/1")
+        assert small_image(1).digest == (await world.tag("1")).descriptor.digest
+
+
+async def test_locks_decide(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """A locked tag is pinned to the lock's digest, although upstream moved; another pin on it is told, not moved."""
+    old, new = small_image(1), small_image(2)
+    registry.content.publish("team/app", None, old)
+    registry.content.publish("team/app", "1", new)
+    registry.content.publish("team/app", "2", new)
+    await world.tag("2")
+    (tmp_path / "iar.lock").write_text(f"# iar.lock 1\n{APP}:1@{old.digest}\n{APP}:2@{old.digest}\n")
+    synced = await sync(world, a_set(tmp_path, f'locks = ["iar.lock"]\n{references("team/app:1")}'))
+    assert {f"{APP}:1": old.digest} == names(synced.record)
+    assert [("references", "locks: iar.lock")] == [each.why for each in synced.record.members]
+    assert [f"{APP}:2"] == whats(synced.failed)
+    assert "pins repin" in synced.failed[0].why
+    pin = await world.ledger.pin_of(world.reference("1"))
+    assert pin is not None
+    assert old.digest == pin.descriptor.digest
+
+
+async def test_a_tag_that_vanished_is_served_from_its_pin(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """What is pinned and held needs no tag upstream; nor does a pin that somebody moved."""
+    first, second = small_image(1), small_image(2)
+    registry.content.publish("team/app", "1", first)
+    wanted = a_set(tmp_path, references("team/app:1"))
+    before = await sync(world, wanted)
+    registry.content.delete_tag("team/app", "1")
+    assert before.record == (await sync(world, wanted)).record
+    registry.content.publish("team/app", None, second)
+    await world.ledger.repin(
+        world.reference("1"), old=first.digest, new=second.descriptor, source="here", reason="why", actor="ann"
+    )
+    assert {f"{APP}:1": second.digest} == names((await sync(world, wanted)).record)
+
+
+async def test_upstream_gone_for_ever(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """With upstream down names that are pinned and held are still resolved; what it has to be asked for is lacking."""
+    registry.content.publish("team/app", "1", small_image(1))
+    wanted = a_set(tmp_path, f"{references('team/app:1')}\nreferrers = false")
+    await sync(world, wanted)
+    await registry.stop()
+    assert () == (await sync(world, wanted)).failed
+    body = f"{references('team/app:1')}\n[[set.repositories]]\nname = '{APP}'\ntags = ['1']"
+    assert [f"{APP} (tags 1)"] == [each.what for each in (await sync(world, a_set(tmp_path, body))).failed][:1]
+
+
+async def test_two_contents_under_one_name(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """A set that contradicts itself is told where."""
+    one, two = small_image(1), small_image(2)
+    registry.content.publish("team/app", "1", one)
+    body = references(f"team/app:1@{one.digest}", f"team/app:1@{two.digest}")
+    synced = await sync(world, a_set(tmp_path, body))
+    assert [True] == [each.refused for each in synced.failed]
+    assert "two contents under this name" in synced.failed[0].why
+
+
+async def test_a_refused_tag_is_refused(tmp_path: Path, registry: FakeRegistry) -> None:
+    """Policy counts here too, and only `refused` failures say that asking again is vain."""
+    registry.content.publish("team/app", "1", small_image(1))
+    async with a_world(tmp_path, registry, tags=[{"match": f"{APP}:1", "mode": "refuse"}]) as world:
+        wanted = a_set(tmp_path, references("team/app:1"))
+        assert [True] == [each.refused for each in (await sync(world, wanted)).failed]
+        assert [True] == [each.refused for each in (await plan(world, wanted)).failed]
+
+
+async def test_a_followed_tag_is_what_it_is_now(tmp_path: Path, registry: FakeRegistry) -> None:
+    """It is held and recorded, and not pinned."""
+    registry.content.publish("team/app", "latest", small_image(1))
+    async with a_world(tmp_path, registry, tags=[{"match": f"{APP}:latest", "mode": "follow"}]) as world:
+        synced = await sync(world, a_set(tmp_path, references("team/app:latest")))
+        assert ({f"{APP}:latest": small_image(1).digest}, ()) == (names(synced.record), synced.failed)
+        assert await world.ledger.pin_of(world.reference("latest")) is None
+
+
+async def test_a_plan_writes_nothing(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """It tells names, bytes and reasons; no pin, no blob, no journal entry comes of it, and the sync agrees with it."""
+    one, two = small_image(1, size=5_000), index([small_image(2), small_image(3, platform="linux/arm64")])
+    registry.content.publish("team/app", "1", one)
+    registry.content.publish("team/app", "2", two)
+    registry.content.publish("team/app", None, artifact(one))
+    await world.tag("2")
+    await world.mirror.holding.settle()
+    wanted = a_set(tmp_path, f'{references("team/app:1", "team/app:2")}\nplatforms = ["linux/amd64"]')
+    serial, blobs = await world.ledger.serial(), (await world.store.stats()).blobs
+    planned = await plan(world, wanted)
+    await world.store.recount(rest=0)
+    assert (serial, blobs) == (await world.ledger.serial(), (await world.store.stats()).blobs)
+    assert await world.ledger.followed(TagReference(world.repository(), Tag.attached_to(one.digest))) is None
+    assert {f"{APP}:1": True, f"{APP}:2": False} == {str(each.reference): each.new for each in planned.names}
+    assert ((), 1, 1) == (planned.failed, planned.attached, planned.omitted)
+    assert all_of(one) <= planned.missing.keys()
+    assert not all_of(small_image(3, platform="linux/arm64")) & planned.contents.keys()
+    assert () == (await sync(world, wanted)).failed
+    assert all(world.store.find(digest) is not None for digest in planned.contents)
+
+
+async def test_a_plan_of_what_is_held_fetches_nothing(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """After a sync nothing is to be fetched."""
+    registry.content.publish("team/app", "1", small_image(1))
+    wanted = a_set(tmp_path, references("team/app:1"))
+    await sync(world, wanted)
+    planned = await plan(world, wanted)
+    assert ({}, ()) == (planned.missing, planned.failed)
+    assert [(False, 0)] == [(each.new, each.missing) for each in planned.names]
