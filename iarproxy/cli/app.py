@@ -19,7 +19,7 @@ from typer.exceptions import TyperException
 
 from iarproxy import __version__
 from iarproxy import config as configuration
-from iarproxy.cli import bundle, diff, drift, events, inspect, journal, lease, ledger, lock, pins, serve, telling
+from iarproxy.cli import bundle, diff, drift, events, inspect, journal, keys, lease, ledger, lock, pins, serve, telling
 from iarproxy.cli import demo as demo_command
 from iarproxy.cli.explain import explain
 from iarproxy.cli.logs import configure_logging
@@ -58,6 +58,7 @@ app.add_typer(ledger.app, name="ledger")
 app.add_typer(journal.app, name="journal")
 app.add_typer(events.app, name="events")
 app.add_typer(lease.app, name="lease")
+app.add_typer(keys.app, name="keys")
 app.command()(demo_command.demo)
 
 

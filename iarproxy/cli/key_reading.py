@@ -1,0 +1,78 @@
+"""Files of keys that people have: read before root is given up, for only they may be able to read them.
+
+Rule: a private key that others may read is not used, and what is wrong with a file is said with its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from iarproxy.errors import Malformed, Refused
+from iarproxy.ledger import key_files
+from iarproxy.trust.rotations import MAX_ROTATION, leading_to
+from iarproxy.trust.signing import PrivateKey, PublicKey, public_keys
+
+_MAX_KEYS = 64 * 1024  # bytes
+_MAX_BESIDE = 256  # rotations in a folder
+ROTATIONS = "rotation.*.sigstore.json"
+
+
+def private_key(path: Path) -> PrivateKey:
+    """The key in a file of the person's.
+
+    Raises:
+        Refused: it cannot be used.
+    """
+    try:
+        return PrivateKey.parse(key_files.read(path, links=True))
+    except OSError as error:
+        raise Refused(f"the key {path} cannot be read: {error.strerror}") from error
+    except Malformed as error:
+        raise Refused(f"{path}: {error}; `iarproxy keys create NAME` makes one") from error
+
+
+def signers(paths: Iterable[Path]) -> list[tuple[PublicKey, ...]]:
+    """The keys of those whom a person trusts: each file is one signer's, who may have several.
+
+    Raises:
+        Refused: one of the files cannot be used.
+    """
+    return [_public(path) for path in paths]
+
+
+def rotations_beside(path: Path, key: PublicKey) -> dict[str, bytes]:
+    """By name, the rotations in the folder of the key's file by which those who know an older key come to `key`.
+
+    Raises:
+        Refused: one of them cannot be read.
+    """
+    found = sorted(path.absolute().parent.glob(ROTATIONS))[:_MAX_BESIDE]
+    beside = {read(each, MAX_ROTATION): each.name for each in found}
+    try:
+        return {beside[raw]: raw for raw in leading_to(key, beside)}
+    except Malformed as error:
+        raise Refused(f"one of the rotations beside {path}: {error}") from error
+
+
+def read(path: Path, most: int) -> bytes:
+    """The bytes of a file of the person's.
+
+    Raises:
+        Refused: it cannot be read, or is longer than that.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > most:
+        raise Refused(f"{path} is longer than {most} bytes, and so nothing that is wanted here")
+    return data
+
+
+def _public(path: Path) -> tuple[PublicKey, ...]:
+    try:
+        return public_keys(read(path, _MAX_KEYS))
+    except Malformed as error:
+        raise Refused(f"{path}: {error}") from error
