@@ -1,10 +1,13 @@
 """The OCI image layout that a bundle is (image-spec v1.1, image-layout.md), as its manifest decides it.
 
-Rule 1: `index.json` lists images only, and those only whose content is all in this bundle: readers that import every
-        entry find nothing that they cannot read or have. `iarproxy/index-full.json` lists everything.
+Rule 1: `index.json` lists images only, and those only of which all that the wanted platforms need is in this bundle:
+        runtimes that import every entry find nothing that they cannot read or have. `iarproxy/index-full.json` lists
+        everything.
 Rule 2: full names stand in both annotations, `org.opencontainers.image.ref.name` and `io.containerd.image.name`: the
         first is compared as a whole by skopeo and podman, the second is preferred by containerd.
-Rule 3: an index that is carried without some of its children says so.
+Rule 3: an index that is carried without some of its children is listed, and says so: podman, skopeo and containerd
+        take the platform that they run on from it, under its own, signed digest. What copies whole indexes (crane,
+        oras, regctl) refuses it, as it has to.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from iarproxy.oci.volumes import Literal, Volume, volumes
 
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"
+LAYOUT = Literal("oci-layout", orjson.dumps({"imageLayoutVersion": "1.0.0"}))
 SPARSE = "dev.iarproxy.sparse"  # how many children of an index are left out
 
 
@@ -28,9 +32,9 @@ def layout_files(manifest: BundleManifest) -> list[Literal]:
     """The layout's own files, in the order in which they are written."""
     listed = [each for each in manifest.names if each.listed]
     return [
-        Literal("oci-layout", orjson.dumps({"imageLayoutVersion": "1.0.0"})),
-        Literal("index.json", _index(listed)),
-        Literal("iarproxy/index-full.json", _index([*manifest.names, *manifest.attachments])),
+        LAYOUT,
+        Literal("index.json", index_of(listed)),
+        Literal("iarproxy/index-full.json", index_of([*manifest.names, *manifest.attachments])),
     ]
 
 
@@ -43,7 +47,8 @@ def volumes_of(manifest: BundleManifest) -> list[Volume]:
     return volumes(manifest.identity, layout_files(manifest), manifest.provides, manifest.volume_size)
 
 
-def _index(listed: Iterable[BundledName | BundledAttachment]) -> bytes:
+def index_of(listed: Iterable[BundledName | BundledAttachment]) -> bytes:
+    """An `index.json` with these entries."""
     return orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(map(_entry, listed))})
 
 

@@ -137,6 +137,18 @@ def volumes(bundle: Digest, layout: Sequence[Literal], blobs: Sequence[Carried],
     ]
 
 
+def archive(contents: Sequence[Literal | Piece]) -> tuple[Entry, ...]:
+    """What stands where in one archive of any size; behind it come `END` zeros.
+
+    Raises:
+        Malformed: a file is too large for an archive.
+    """
+    for each in contents:
+        if each.size > MAX_ENTRY:
+            raise Malformed(f"{each.name} has {each.size} bytes, and a tar archive takes {MAX_ENTRY}; write a folder")
+    return tuple(_placed(contents))
+
+
 def extents(cut: Sequence[Volume]) -> dict[Digest, list[Extent]]:
     """Where each blob stands, its pieces in order."""
     found: dict[Digest, list[Extent]] = {}

@@ -1,0 +1,174 @@
+"""`iarproxy layout export`: what other tools read, from the store or from a bundle's volumes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from iarproxy.archive.layouts_export import Export, Exported, Exporting, LayoutFormat
+from iarproxy.archive.layouts_store import chunks_of, joined, load_from, size_in
+from iarproxy.archive.layouts_writing import Chunks, write_archive, write_folder
+from iarproxy.cli.options import (
+    ConfigOption,
+    EnvironmentOption,
+    JsonOption,
+    environment_of,
+    load,
+    platforms,
+    reference,
+    run,
+)
+from iarproxy.cli.output import as_bytes, out, print_json
+from iarproxy.cli.wiring import Rooms
+from iarproxy.cli.writing import output
+from iarproxy.errors import Refused
+from iarproxy.ledger import DEFAULT, PinSet
+from iarproxy.oci import MAX_MANIFEST, Reference, TagReference, parse_manifest
+from iarproxy.oci.bundle_manifest import BundledName
+from iarproxy.oci.volumes import Literal, Piece
+
+Write: TypeAlias = Callable[[Sequence[Literal | Piece], Chunks], None]
+
+
+def export(
+    refs: Annotated[
+        list[str], typer.Argument(metavar="[REF...]", help="What is pinned here, or digests.", show_default=False)
+    ] = [],  # noqa: B006  # typer reads it, nobody changes it
+    *,
+    target: Annotated[Path, typer.Option("-o", "--output", metavar="PATH", help="A new file, or a new folder.")],
+    form: Annotated[LayoutFormat, typer.Option("--format", help="What to write.")] = LayoutFormat.OCI_ARCHIVE,
+    platform: Annotated[
+        list[str], typer.Option("--platform", metavar="OS/ARCH", help="Of an index, only these; repeatable.")
+    ] = ["all"],  # noqa: B006  # typer reads it, nobody changes it
+    flat: Annotated[
+        bool, typer.Option("--flat", help="Name the one platform's image, and not its index without the others.")
+    ] = False,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            "--bundle", metavar="DIR", help="Join a bundle's volumes; no store is needed.", show_default=False
+        ),
+    ] = None,
+    env: EnvironmentOption = DEFAULT,
+    json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write pinned images, with all that belongs to them, as skopeo, podman, ctr, crane, oras and regctl read it.
+
+    The same content gives the same bytes. An index of which --platform leaves something out keeps its digest: runtimes
+    read it, and what copies whole indexes does not (--flat helps there). A docker-archive is of one platform.
+    """
+    if bool(refs) == bool(bundle):
+        raise typer.BadParameter("name what to export: REF..., or --bundle DIR")
+    chosen = platforms(platform)
+    if bundle is not None:
+        if chosen or flat or form is LayoutFormat.DOCKER_ARCHIVE:
+            raise typer.BadParameter(
+                "--bundle writes all of a bundle as --format oci or oci-archive; leave the rest out"
+            )
+        contents, chunks = joined(bundle)
+        with _writer(target, form, None) as write:
+            write(contents, chunks)
+        return _tell([], contents, target, json=json)
+
+    async def command(rooms: Rooms) -> Export:
+        pins = rooms.ledger.within(environment_of(rooms.config, env).name)
+        names = dict.fromkeys(reference(ref, rooms.config) for ref in refs)
+        wanted = [await _wanted(rooms, pins, each) for each in names]
+        exporting = Exporting(load_from(rooms.store), size_in(rooms.store), chosen, flat=flat)
+        found = await exporting.gather(wanted, form)
+        await asyncio.to_thread(write, found.contents(), chunks_of(rooms.store))
+        return found
+
+    with _writer(target, form, load(config).store.path) as write:
+        found = run(config, command)
+    return _tell(found.names, found.contents(), target, json=json)
+
+
+async def _wanted(rooms: Rooms, pins: PinSet, reference: Reference) -> Exported:
+    """What a name stands for here.
+
+    Raises:
+        Refused: nothing.
+    """
+    if isinstance(reference, TagReference):
+        pin = await pins.pin_of(reference)
+        if pin is not None:
+            return Exported(reference, pin.descriptor)
+        followed = await rooms.ledger.followed(reference)
+        if followed is not None:
+            return Exported(reference, followed[0])
+        raise Refused(f"{reference} is not pinned here; `iarproxy pull {reference}` pins and fetches it")
+    raw = await rooms.store.read(reference.digest, MAX_MANIFEST)
+    if raw is None:
+        raise Refused(f"{reference} is not held here; `iarproxy pull {reference}` fetches it")
+    return Exported(reference, parse_manifest(raw, "", reference.digest).descriptor)
+
+
+@contextmanager
+def _writer(target: Path, form: LayoutFormat, store: Path | None) -> Iterator[Write]:
+    """What writes to the new file or folder, which is made while we may: root is given up for the store's owner.
+
+    Raises:
+        Refused: it exists, or cannot be made or written.
+    """
+    if form is not LayoutFormat.OCI:
+        with output(target) as sink:
+            yield lambda contents, chunks: _translated(target, partial(write_archive, sink, contents, chunks))
+        return
+    folder = _new_folder(target, store)
+    try:
+        yield lambda contents, chunks: _translated(target, partial(write_folder, folder, contents, chunks))
+    finally:
+        os.close(folder)
+
+
+def _new_folder(target: Path, store: Path | None) -> int:
+    """A descriptor of a new folder, or an empty one."""
+    try:
+        target.mkdir(exist_ok=True)
+        folder = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        _insist_on_empty(target, folder)
+        if os.geteuid() == 0 and store is not None and store.exists():
+            os.fchown(folder, store.stat().st_uid, store.stat().st_gid)
+    except OSError as error:
+        raise Refused(f"{target} cannot be made: {error.strerror}") from error
+    return folder
+
+
+def _insist_on_empty(target: Path, folder: int) -> None:
+    with os.scandir(folder) as found:
+        if not any(found):
+            return
+    os.close(folder)
+    raise Refused(f"{target} is not empty; name a new folder")
+
+
+def _translated(target: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise Refused(f"{target} cannot be written: {error.strerror}") from error
+
+
+def _tell(names: Sequence[BundledName], contents: Sequence[Literal | Piece], target: Path, *, json: bool) -> None:
+    blobs = [each for each in contents if isinstance(each, Piece)]
+    size = sum(each.size for each in blobs)
+    if json:
+        listed = [
+            {"reference": str(each.reference), "digest": str(each.descriptor.digest), "omitted": len(each.omitted)}
+            for each in names
+        ]
+        print_json({"path": str(target), "images": listed, "blobs": len(blobs), "bytes": size})
+        return
+    for each in names:
+        left = f" (without {len(each.omitted)} manifests of its index)" if each.omitted else ""
+        out.print(f"{each.reference} {each.descriptor.digest}{left}", markup=False)
+    out.print(f"{len(blobs)} blobs, {as_bytes(size)} written to {target}", markup=False)
