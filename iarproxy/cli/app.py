@@ -19,7 +19,22 @@ from typer.exceptions import TyperException
 
 from iarproxy import __version__
 from iarproxy import config as configuration
-from iarproxy.cli import bundle, diff, drift, events, inspect, journal, keys, lease, ledger, lock, pins, serve, telling
+from iarproxy.cli import (
+    bundle,
+    diff,
+    drift,
+    events,
+    inspect,
+    journal,
+    keys,
+    layout,
+    lease,
+    ledger,
+    lock,
+    pins,
+    serve,
+    telling,
+)
 from iarproxy.cli import demo as demo_command
 from iarproxy.cli.explain import explain
 from iarproxy.cli.logs import configure_logging
@@ -46,6 +61,7 @@ app.add_typer(pins.app, name="pins")
 app.add_typer(drift.app, name="drift")
 app.add_typer(lock.app, name="lock")
 app.add_typer(bundle.app, name="bundle")
+app.add_typer(layout.app, name="layout")
 app.command()(diff.diff)
 app.command()(explain)
 app.command()(inspect.pull)
