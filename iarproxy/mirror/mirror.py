@@ -15,6 +15,7 @@ from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, Referrer
 from iarproxy.mirror.attaching import Attaching
 from iarproxy.mirror.attachments import Attachments
 from iarproxy.mirror.blobs import Blobs
+from iarproxy.mirror.charts import Charts
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.drift import Checked, DriftCheck
 from iarproxy.mirror.evidence import Evidence
@@ -97,6 +98,10 @@ class _Given:
         """What is attached to content, for whoever carries it elsewhere."""
         return Attachments(ledger=self.ledger, upstreams=self.upstreams, documents=documents, listings=listings)
 
+    def charts(self, documents: Documents, blobs: Blobs) -> Charts:
+        """The images that Helm charts need."""
+        return Charts(store=self.store, upstreams=self.upstreams, documents=documents, blobs=blobs)
+
     def explain(self, documents: Documents, holding: Holding, missing: Missing) -> Explain:
         """Where names stand."""
         return Explain(
@@ -134,7 +139,9 @@ class _Given:
             rules=self.rules,
         )
 
-    def syncing(self, documents: Documents, blobs: Blobs, resolving: Resolving, attachments: Attachments) -> Syncing:
+    def syncing(
+        self, documents: Documents, blobs: Blobs, resolving: Resolving, attachments: Attachments, charts: Charts
+    ) -> Syncing:
         """Sets into the store."""
         return Syncing(
             store=self.store,
@@ -143,6 +150,7 @@ class _Given:
             blobs=blobs,
             resolving=resolving,
             attachments=attachments,
+            charts=charts,
         )
 
     def promotion(self, documents: Documents, holding: Holding, surveying: Surveying, keeping: Attaching) -> Promotion:
@@ -229,11 +237,12 @@ class Mirror:
         }
         self._default = self._names[FIRST_FETCHES.name]
         self.attachments = given.attachments(documents, listings)
+        self.charts = given.charts(documents, blobs)
         self.holding = holding = Holding(store, documents, blobs, platforms)
         self.warm = Warm(manifests[FIRST_FETCHES], documents, blobs, holding)
         sets = given.resolving_sets(documents, manifests[FIRST_FETCHES], listings)
         self.planning = given.planning(documents, sets)
-        self.syncing = given.syncing(documents, blobs, sets, self.attachments)
+        self.syncing = given.syncing(documents, blobs, sets, self.attachments, self.charts)
         self.explain = given.explain(documents, holding, missing or Missing(store, ledger))
         surveying = Surveying(store, ledger, documents, listings, manifests[FIRST_FETCHES])
         self.promotion = given.promotion(documents, holding, surveying, Attaching(store, access))
