@@ -8,6 +8,7 @@ from iarproxy.store.disk import Disk, OsDisk
 from iarproxy.store.following import Following
 from iarproxy.store.layout import ServingLock
 from iarproxy.store.means import Patience
+from iarproxy.store.pieces import KeptPiece
 from iarproxy.store.progress import TAIL
 from iarproxy.store.store import Store, StoreStats
 from iarproxy.store.transfer import Fetch, Transfer
@@ -17,6 +18,7 @@ __all__ = [
     "Disk",
     "Fetch",
     "Following",
+    "KeptPiece",
     "OsDisk",
     "Patience",
     "ServingLock",

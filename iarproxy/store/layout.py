@@ -52,6 +52,11 @@ class Layout:
         return f"{self.root}/ingest"
 
     @property
+    def pieces(self) -> str:
+        """The folder of pieces of blobs whose other pieces are still on their way."""
+        return f"{self.root}/pieces"
+
+    @property
     def quarantine(self) -> str:
         """The folder of what was found damaged."""
         return f"{self.root}/quarantine"

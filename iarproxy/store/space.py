@@ -37,6 +37,14 @@ class Space:
         """Free bytes and size of the disk below the store."""
         return self._disk.room(self._layout.root)
 
+    def insist(self, size: int) -> None:
+        """Return if the disk has room for so many bytes more.
+
+        Raises:
+            StoreFull: it has not.
+        """
+        self._check_disk(size)
+
     def admit(self, lock: LockFile, record: Record, size: int | None) -> int:
         """Reserve room for the ingest that `lock` leads and write its record; how many bytes it may grow to.
 

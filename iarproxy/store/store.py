@@ -28,6 +28,7 @@ from iarproxy.store.follow import Ingest
 from iarproxy.store.following import Following
 from iarproxy.store.layout import Election, ServingLock, index_of, is_served, prepare, replace_file
 from iarproxy.store.means import Means, Patience
+from iarproxy.store.pieces import Pieces
 from iarproxy.store.publish import Press
 from iarproxy.store.recount import recount
 from iarproxy.store.space import Space
@@ -63,11 +64,16 @@ class StoreStats:
 
 
 class Store:
-    """An open store. Made by `Store.open`; to be closed."""
+    """An open store. Made by `Store.open`; to be closed.
+
+    Attributes:
+        pieces: of blobs that come on several media.
+    """
 
     def __init__(self, root: Path, identity: str, means: Means, watch: Notice, now: Callable[[], datetime]) -> None:
         self.root = root
         self.identity = identity
+        self.pieces = Pieces(means)
         self._means = means
         self._watch = watch
         self._now = now
@@ -270,7 +276,9 @@ class Store:
 
     def _sweep(self, older_than: timedelta) -> int:
         try:
-            return sweep(self._means, (self._now() - older_than).timestamp())
+            now = self._now()
+            self.pieces.sweep(now.timestamp())
+            return sweep(self._means, (now - older_than).timestamp())
         except OSError as error:
             raise translated(error, "sweeping the ingest folder") from error
 
