@@ -5,7 +5,7 @@
     references = ["docker.io/library/tiny:1.0", "ghcr.io/org/app:2@sha256:..."]
     platforms = ["linux/amd64"]       # of indexes; none: all
     locks = ["iar.lock"]              # beside this file; any text that `lock import` reads
-    charts = ["ghcr.io/org/charts/app:1.2.0"]
+    charts = ["oci://ghcr.io/org/charts/app:1.2.0", { reference = "ghcr.io/org/charts/db:3.1.0", values = ["db.yaml"] }]
     referrers = true                  # signatures, SBOMs, attestations
 
     [[set.repositories]]
@@ -18,15 +18,15 @@
 Rule 1: an unknown key is an error that suggests the right one; every error names file, set and key.
 Rule 2: names are full, or Docker Hub's, as for every program that writes such lists: a set means the same on each
         machine, whatever its `default_upstream` is.
-Rule 3: the definition of a set is a digest over what it says, lock files included, and not over how it is written: a
-        moved line, a comment, another order change nothing.
+Rule 3: the definition of a set is a digest over what it says, lock and values files included, and not over how it is
+        written: a moved line, a comment, another order change nothing.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeAlias
 
@@ -70,6 +70,17 @@ class WantedLock:
 
 
 @dataclass(frozen=True, slots=True)
+class WantedChart:
+    """A Helm chart of a set; `values`: the contents of the values files with which it is rendered, in their order."""
+
+    reference: Reference
+    values: tuple[bytes, ...] = field(default=(), repr=False)
+
+    def __str__(self) -> str:
+        return str(self.reference)
+
+
+@dataclass(frozen=True, slots=True)
 class WantedSet:
     """What a site needs.
 
@@ -83,7 +94,7 @@ class WantedSet:
     repositories: tuple[WantedRepository, ...]
     platforms: tuple[Platform, ...]
     locks: tuple[WantedLock, ...]
-    charts: tuple[Reference, ...]
+    charts: tuple[WantedChart, ...]
     referrers: bool
 
     @property
@@ -95,7 +106,7 @@ class WantedSet:
             "repositories": sorted([str(each), sorted(map(str, each.platforms))] for each in self.repositories),
             "platforms": sorted(map(str, self.platforms)),
             "locks": sorted([each.name, str(each.digest)] for each in self.locks),
-            "charts": sorted(map(str, self.charts)),
+            "charts": sorted([str(each), [str(Digest.of(text)) for text in each.values]] for each in self.charts),
             "referrers": self.referrers,
         }
         return Digest.of(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
@@ -171,6 +182,18 @@ class RepositorySection(_Section):
         return self
 
 
+class ChartSection(_Section):
+    """One of `charts`; `values`: files beside this one."""
+
+    reference: Annotated[Reference, _read(_chart)]
+    values: tuple[str, ...] = Field((), max_length=_MOST)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return {"reference": value} if isinstance(value, str) else value
+
+
 class SetSection(_Section):
     """`[[set]]`."""
 
@@ -179,7 +202,7 @@ class SetSection(_Section):
     repositories: tuple[RepositorySection, ...] = Field((), max_length=_MOST)
     platforms: _Platforms = ()
     locks: tuple[str, ...] = Field((), max_length=_MOST)
-    charts: tuple[Annotated[Reference, _read(_chart)], ...] = Field((), max_length=_MOST)
+    charts: tuple[ChartSection, ...] = Field((), max_length=_MOST)
     referrers: bool = True
 
     @model_validator(mode="after")
@@ -214,21 +237,32 @@ class SetsFile:
             tuple(_wanted_repository(each, section) for each in section.repositories),
             section.platforms,
             tuple(self._lock(name, each) for each in dict.fromkeys(section.locks)),
-            tuple(dict.fromkeys(section.charts)),
+            tuple(self._chart(name, each) for each in section.charts),
             section.referrers,
         )
 
     def _lock(self, name: str, file: str) -> WantedLock:
+        data = self._beside(name, "locks", file)
+        try:
+            return WantedLock(file, read_lock(data, str(self.path.parent / file)), Digest.of(data))
+        except Malformed as error:
+            raise ConfigError(f'{self.path}: set "{name}": locks: {error}') from error
+
+    def _chart(self, name: str, section: ChartSection) -> WantedChart:
+        return WantedChart(section.reference, tuple(self._beside(name, "charts", file) for file in section.values))
+
+    def _beside(self, name: str, key: str, file: str) -> bytes:
+        """What is in a file beside this one."""
         path = self.path.parent / file
-        where = f'{self.path}: set "{name}": locks'
         try:
             with path.open("rb") as opened:
                 data = opened.read(MAX_TEXT + 1)
-            return WantedLock(file, read_lock(data, str(path)), Digest.of(data))
         except OSError as error:
-            raise ConfigError(f"{where}: {path} cannot be read: {error.strerror}; paths begin at this file") from error
-        except Malformed as error:
-            raise ConfigError(f"{where}: {error}") from error
+            said = f"{path} cannot be read: {error.strerror}; paths begin at this file"
+            raise ConfigError(f'{self.path}: set "{name}": {key}: {said}') from error
+        if len(data) > MAX_TEXT:
+            raise ConfigError(f'{self.path}: set "{name}": {key}: {path}: more than {MAX_TEXT} bytes; split it')
+        return data
 
 
 def _wanted_repository(section: RepositorySection, above: SetSection) -> WantedRepository:

@@ -21,6 +21,7 @@ from iarproxy.errors import IarproxyError, ManifestInvalid, UnknownBlob
 from iarproxy.ledger import EventKind, Ledger
 from iarproxy.mirror.attachments import Attached, Attachments
 from iarproxy.mirror.blobs import Blobs
+from iarproxy.mirror.charts import Chart, Charts
 from iarproxy.mirror.documents import Documents
 from iarproxy.mirror.syncing_names import names_of
 from iarproxy.mirror.syncing_resolve import Resolved, Resolving
@@ -48,6 +49,7 @@ class Syncing:
         blobs: Blobs,
         resolving: Resolving,
         attachments: Attachments,
+        charts: Charts,
     ) -> None:
         self._store = store
         self._ledger = ledger
@@ -55,6 +57,7 @@ class Syncing:
         self._blobs = blobs
         self._resolving = resolving
         self._attachments = attachments
+        self._charts = charts
 
     async def sync(
         self, wanted: WantedSet, *, referrers: bool, patience: float, progress: Progress, actor: str
@@ -76,6 +79,7 @@ class Syncing:
         run.failed += named.failed
         run.remarks += named.remarks
         await self._resolve(run, named.asked, actor)
+        await self._charts_of(run, actor)
         await self._documents_of(run)
         if referrers:
             await self._attach(run)
@@ -85,6 +89,9 @@ class Syncing:
     # --- names --------------------------------------------------------------------------------------------------------
 
     async def _resolve(self, run: Run, asked: Sequence[Asked], actor: str) -> None:
+        if not asked:
+            return
+
         async def one(each: Asked) -> Resolved | None:
             registry = each.reference.repository.registry
             return await run.tried(registry, each.reference, lambda: self._resolving.resolve(each))
@@ -101,6 +108,22 @@ class Syncing:
                 found = [each for each in found if each.change is None]
         run.resolved.update((each.asked.reference, each) for each in found)
         run.remarks += [each.remark for each in found if each.remark]
+
+    async def _charts_of(self, run: Run, actor: str) -> None:
+        """Add the images that charts need."""
+
+        async def one(each: Resolved) -> Chart | None:
+            chart, platforms = each.asked.chart, run.wanted.platforms
+            if chart is None:
+                return None
+            where = DigestReference(each.asked.reference.repository, each.descriptor.digest)
+            rendering = partial(self._charts.images, where, str(chart), platforms, chart.values)
+            return await run.tried(where.repository.registry, f"the images of the chart {chart}", rendering)
+
+        charts = [each for each in run.resolved.values() if each.asked.chart is not None]
+        found = [each for each in await run.each("charts", charts, one) if each is not None] if charts else []
+        run.unresolved.update(string for each in found for string in each.unresolved)
+        await self._resolve(run, run.join(each for chart in found for each in chart.asked), actor)
 
     # --- documents ----------------------------------------------------------------------------------------------------
 
@@ -197,6 +220,7 @@ class Syncing:
             tuple(run.attachments.values()),
             referrers,
             tuple(each.lacking for each in run.failed),
+            tuple(run.unresolved),
         )
         kept = await self._keep_record(record, actor)
         return Synced(

@@ -49,7 +49,7 @@ def _written(wanted: WantedSet) -> Iterator[Asked]:
         for entry in lock.lock.entries:
             yield of_locked(entry, wanted.platforms, f"locks: {lock.name}")
     for chart in wanted.charts:
-        yield Asked(chart, (), ("charts",), chart=True)
+        yield Asked(chart.reference, (), ("charts",), chart=chart)
 
 
 async def _chosen(wanted: WantedRepository, tags: Tags) -> list[Asked]:

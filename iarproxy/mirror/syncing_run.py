@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from iarproxy.config.sets import WantedSet
 from iarproxy.errors import IarproxyError
 from iarproxy.mirror.attachments import Attached
 from iarproxy.mirror.syncing_resolve import Resolved
-from iarproxy.mirror.syncing_values import Failed, Progress
+from iarproxy.mirror.syncing_values import Asked, Failed, Progress, each_once
 from iarproxy.mirror.syncing_waiting import Waiting
 from iarproxy.oci import Digest, Manifest, Reference, Repository, TagReference
 from iarproxy.oci.closure import Closure
@@ -28,6 +28,7 @@ class Run:
     """What is known so far.
 
     Attributes:
+        unresolved: what looks like an image in charts and is none.
         whence: of content, the repositories that name it, the first one first.
         closure: of all names and attachments that were walked.
     """
@@ -39,6 +40,7 @@ class Run:
     left_out: list[Lacking] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     resolved: dict[Reference, Resolved] = field(default_factory=dict)
+    unresolved: set[str] = field(default_factory=set)
     attachments: dict[TagReference, Attachment] = field(default_factory=dict)
     whence: dict[Digest, dict[Repository, None]] = field(default_factory=dict)
     closure: Closure = field(default_factory=Closure)
@@ -81,6 +83,21 @@ class Run:
         self.left_out += [each for each in found.left_out if each not in self.left_out]
         known = {each.what for each in self.failed}
         self.failed += [Failed(each.what, each.why, refused=False) for each in found.lacking if each.what not in known]
+
+    def join(self, asked: Iterable[Asked]) -> list[Asked]:
+        """Learn that these are asked for too; those of them that have to be resolved still."""
+        more = list(asked)
+        failed = {each.what for each in self.failed}
+        named = each_once([*(each.asked for each in self.resolved.values()), *more])
+        self.failed += named.failed
+        ahead = []
+        for each in named.asked:
+            known = self.resolved.get(each.reference)
+            if known is not None and each.locked in (None, known.asked.locked):
+                self.resolved[each.reference] = replace(known, asked=each)
+            elif str(each.reference) not in failed:
+                ahead.append(each)
+        return ahead
 
     def members(self) -> tuple[Member, ...]:
         """The names that could be resolved."""

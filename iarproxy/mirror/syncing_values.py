@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from iarproxy.config.sets import WantedChart
 from iarproxy.errors import IarproxyError, Malformed, Refused
 from iarproxy.oci import Descriptor, Digest, Platform, Reference
 from iarproxy.oci.lock import Locked
@@ -20,14 +21,14 @@ class Asked:
         locked: the tag shall stand for this content; None: for what it is pinned to, or upstream's word.
         platforms: of an index, only these; empty: all.
         why: which lines of the set ask for it.
-        chart: whether the images that a Helm chart names are asked for too.
+        chart: it is a Helm chart, and the images that it needs are asked for too; None: it is none.
     """
 
     reference: Reference
     platforms: tuple[Platform, ...] = ()
     why: tuple[str, ...] = ()
     locked: Locked | None = None
-    chart: bool = False
+    chart: WantedChart | None = None
 
     def joined(self, other: Asked) -> Asked:
         """Both lines as one.
