@@ -26,6 +26,7 @@ from iarproxy.ledger.pin_reading import HISTORY, Shared
 from iarproxy.ledger.pin_set import PinSet
 from iarproxy.ledger.reading import Reading
 from iarproxy.ledger.recalls import Recalls
+from iarproxy.ledger.refusals import Refusals
 from iarproxy.ledger.seeds import Seeds
 from iarproxy.ledger.sets import Sets
 from iarproxy.ledger.thread import LedgerThread
@@ -53,7 +54,7 @@ class Ledger(PinSet):
         deliveries: how far webhooks were told of the journal.
         leases: what somebody runs, and whose names stay.
         sets: what syncs came to.
-        bundles: which were made here, and which applied.
+        bundles: which were made here, and which applied. refusals: which were refused in the watched folder.
         checkpoints: what was signed of the journal.
         reading: the journal as a person reads it.
     """
@@ -67,6 +68,7 @@ class Ledger(PinSet):
         self.leases = Leases(self._shared)
         self.sets = Sets(self._shared)
         self.bundles = Bundles(self._shared)
+        self.refusals = Refusals(self._shared)
         self.checkpoints = Checkpoints(self._shared)
         self.reading = Reading(self._shared)
         self.seeds = Seeds(self._shared)

@@ -18,7 +18,7 @@ from typing import TypeAlias
 from sqlalchemy import Connection, insert, select
 
 from iarproxy.errors import ConfigError, LedgerDamaged
-from iarproxy.ledger import admission, attached, bundles, leases, recalls, seeds, sets
+from iarproxy.ledger import admission, attached, bundles, leases, recalls, refusals, seeds, sets
 from iarproxy.ledger.checkpoint_rows import STEP as _CHECKPOINTS
 from iarproxy.ledger.deliveries import STEP as _DELIVERIES
 from iarproxy.ledger.rows import META, is_intact, sealed
@@ -249,6 +249,7 @@ _STEPS: Steps = (
     # what people did, which is little, in a journal of much
     ("CREATE INDEX journal_acts ON journal (kind) WHERE actor <> 'iarproxy'",),
     (*sets.STEP, *bundles.STEP),
+    refusals.STEP,
 )
 VERSION = len(_STEPS)
 

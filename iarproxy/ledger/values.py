@@ -46,6 +46,7 @@ class EventKind(StrEnum):
     SYNCED = "synced"
     BUNDLED = "bundled"
     APPLIED = "applied"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, slots=True, order=True)
