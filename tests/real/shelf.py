@@ -70,6 +70,10 @@ class Shelf:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Refuse connections from now on; again is the same as once."""
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
