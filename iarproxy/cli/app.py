@@ -45,7 +45,7 @@ from iarproxy.cli.recall import recall
 from iarproxy.cli.retain import retain
 from iarproxy.cli.setup import setup
 from iarproxy.cli.sync import sync
-from iarproxy.errors import Refused, Unavailable
+from iarproxy.errors import BundleRefused, Refused, Unavailable
 from iarproxy.trust import Admission
 
 app = typer.Typer(
@@ -143,6 +143,8 @@ def run(arguments: list[str]) -> int:
     try:
         code = int(app(arguments, standalone_mode=False, prog_name="iarproxy") or Exit.DONE)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the edge of the program: it ends as one line
+        if isinstance(error, BundleRefused) and "--json" in arguments:
+            print_json({"error": str(error), "code": error.code})
         return _tell(error)
     return _tell(KeyboardInterrupt()) if code == Exit.INTERRUPTED else code  # typer made a code of it, without a word
 
