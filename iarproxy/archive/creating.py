@@ -18,7 +18,8 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar, assert_never
 
-from iarproxy.archive.order import Acknowledged, Created, Draft, Nothing, On, Order, Since, held_by
+from iarproxy.archive.gathering import Subject
+from iarproxy.archive.order import Acknowledged, Created, Draft, Nothing, On, Order, Since, held_by, seen_by
 from iarproxy.archive.sources import Sources, gather, not_here, spelled
 from iarproxy.archive.staging import JOURNAL, MANIFEST, Staging
 from iarproxy.archive.writing import Damaged, Hands, Writing
@@ -27,7 +28,7 @@ from iarproxy.ledger import Ledger, Pin
 from iarproxy.ledger.keyring import origin_of
 from iarproxy.oci import Descriptor, Digest, TagReference
 from iarproxy.oci.bundle_layout import volumes_of
-from iarproxy.oci.bundle_manifest import BundleManifest
+from iarproxy.oci.bundle_manifest import BundledName, BundleManifest
 from iarproxy.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from iarproxy.oci.set_record import MAX_RECORD, Member, SetRecord
 from iarproxy.oci.volumes import Volume
@@ -44,13 +45,13 @@ class Creating:
     """The use case over one store and its ledger.
 
     Attributes:
-        journal: what of the journal travels with these names: the bytes of `journal.json`.
+        journal: what of the journal travels with a bundle: the bytes of `journal.json`.
         now: the clock (aware).
     """
 
     store: Store
     ledger: Ledger
-    journal: Callable[[Sequence[TagReference]], Awaitable[bytes]]
+    journal: Callable[[Subject], Awaitable[bytes]]
     now: Callable[[], datetime]
 
     @property
@@ -87,7 +88,8 @@ class Creating:
         manifest = replace(draft.manifest, pieces=pieces)
         base = {"kind": draft.base.kind.value, "bundle": str(draft.base.identity), "sequence": draft.base.sequence}
         sequence = await self.ledger.bundles.make(order.set, manifest.identity, base=base, actor=order.actor)
-        journal = await self.journal(await self._news(draft))
+        subject = Subject(order.set, sequence, await self._news(draft), seen_by(order.on))
+        journal = await self.journal(subject)
         now = self.now()
         said = BundleStatement.about(
             manifest,
@@ -173,16 +175,16 @@ class Creating:
             case _:
                 assert_never(on)
 
-    async def _news(self, draft: Draft) -> list[TagReference]:
+    async def _news(self, draft: Draft) -> list[BundledName]:
         """The tags whose entries travel: what the site holds and was pinned before the base was made went with that."""
         held, name = held_by(draft.order.on), draft.order.set
         before = [each.serial for each in await self.ledger.bundles.made(name) if each.sequence == draft.base.sequence]
-        found: list[TagReference] = []
+        found: list[BundledName] = []
         for each in draft.manifest.names:
             if isinstance(each.reference, TagReference):
                 entry = await self.ledger.made(each.reference)
                 known = before and each.descriptor.digest in held and entry is not None and entry.serial <= before[-1]
-                found += [] if known else [each.reference]
+                found += [] if known else [each]
         return found
 
     async def _load(self, descriptor: Descriptor) -> Manifest | None:

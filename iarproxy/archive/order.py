@@ -82,6 +82,17 @@ class Created:
     statement: BundleStatement
 
 
+def seen_by(on: On) -> int:
+    """How many entries of this journal the site has seen a checkpoint of, as far as it says."""
+    match on:
+        case Acknowledged(receipt):
+            return receipt.seen
+        case Nothing() | Since():
+            return 0
+        case _:
+            assert_never(on)
+
+
 def held_by(on: On) -> frozenset[Digest]:
     """What the site holds."""
     match on:

@@ -7,36 +7,32 @@ Rule: what only the person may read (keys, receipts, the sets file) is read befo
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, assert_never
 
-import orjson
 import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from iarproxy.archive.creating import Creating
+from iarproxy.archive.gathering import Gathering
 from iarproxy.archive.order import Acknowledged, Created, Draft, Nothing, On, Order, Since
 from iarproxy.archive.staging import MANIFEST, begin, staging, translated, volume_name
 from iarproxy.cli.actor import kernel_actor
+from iarproxy.cli.key_reading import private_key, read, rotations_beside, signers
 from iarproxy.cli.options import ConfigOption, JsonOption, load, run
 from iarproxy.cli.output import as_bytes, err, out, print_json, when
-from iarproxy.cli.wiring import Rooms
+from iarproxy.cli.wiring import Rooms, checkpointing
 from iarproxy.config.sets import load_sets
 from iarproxy.config.values import Duration, Size
-from iarproxy.errors import Refused
-from iarproxy.oci import TagReference
 from iarproxy.oci.bundle_manifest import MAX_BUNDLE, BundleManifest
 from iarproxy.store import OsDisk
 from iarproxy.trust.bundle_statement import BaseKind
 from iarproxy.trust.receipts import MAX_RECEIPT, receipt_in
-from iarproxy.trust.rotations import MAX_ROTATION, leading_to
-from iarproxy.trust.signing import PrivateKey, public_keys
 
-_MAX_KEY = 64 * 1024  # bytes
 _SIZE: TypeAdapter[int] = TypeAdapter(Size)
 _DURATION: TypeAdapter[timedelta] = TypeAdapter(Duration)
 
@@ -84,7 +80,7 @@ def create(
     (--since), or nothing (--full). The folder is the bundle: carry all of it.
     """
     on = _on(receipt, trust or [], since, full=full)
-    wanted, signer = load_sets(sets)[name], PrivateKey.parse(_read(key, _MAX_KEY))
+    wanted, signer = load_sets(sets)[name], private_key(key)
     order = Order(
         set=name,
         definition=wanted.definition,
@@ -93,13 +89,13 @@ def create(
         lifetime=_given(_DURATION, expires, "--expires"),
         actor=kernel_actor(),
         volume_size=_given(_SIZE, volume_size, "--volume-size") if volume_size else None,
-        rotations=_rotations(key, signer),
+        rotations=rotations_beside(key, signer.public),
     )
     if not dry_run:
         _hand_over(output, load(config).store.path)
 
     async def command(rooms: Rooms) -> Draft | Created:
-        creating = Creating(rooms.store, rooms.ledger, _journal(rooms), lambda: datetime.now(UTC))
+        creating = Creating(rooms.store, rooms.ledger, _gathering(rooms).gather, lambda: datetime.now(UTC))
         draft = await creating.draft(order)
         if dry_run:
             return draft
@@ -120,23 +116,11 @@ def _on(receipt: Path | None, trust: list[Path], since: Path | None, *, full: bo
     if (receipt is None) == bool(trust):
         raise typer.BadParameter("--receipt and --trust go together: the .pub of the site that signed the receipt")
     if receipt is not None:
-        keys = [key for file in trust for key in public_keys(_read(file, _MAX_KEY))]
-        return Acknowledged(receipt_in(_read(receipt, MAX_RECEIPT), keys))
+        keys = [key for each in signers(trust) for key in each]
+        return Acknowledged(receipt_in(read(receipt, MAX_RECEIPT), keys))
     if since is not None:
-        return Since(BundleManifest.parse(_read(since / MANIFEST, MAX_BUNDLE)))
+        return Since(BundleManifest.parse(read(since / MANIFEST, MAX_BUNDLE)))
     return Nothing()
-
-
-def _read(path: Path, most: int) -> bytes:
-    """The bytes of a file of the person's."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > most:
-        raise Refused(f"{path} is longer than {most} bytes, and so nothing that is wanted here")
-    return data
 
 
 def _given(kind: TypeAdapter[Any], text: str, option: str) -> Any:
@@ -145,12 +129,6 @@ def _given(kind: TypeAdapter[Any], text: str, option: str) -> Any:
     except ValidationError as error:
         said = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise typer.BadParameter(f"{option}: {said}") from error
-
-
-def _rotations(path: Path, key: PrivateKey) -> Mapping[str, bytes]:
-    """The rotations beside a key by which those who know an older one come to it."""
-    beside = {_read(each, MAX_ROTATION): each.name for each in sorted(path.parent.glob("rotation.*.sigstore.json"))}
-    return {beside[raw]: raw for raw in leading_to(key.public, beside)}
 
 
 def _hand_over(target: Path, store: Path) -> None:
@@ -162,14 +140,9 @@ def _hand_over(target: Path, store: Path) -> None:
             os.chown(target, store.stat().st_uid, store.stat().st_gid)
 
 
-def _journal(rooms: Rooms) -> Callable[[Sequence[TagReference]], Awaitable[bytes]]:
+def _gathering(rooms: Rooms) -> Gathering:
     """What of the journal travels."""
-
-    async def journal(names: Sequence[TagReference]) -> bytes:
-        last = (await rooms.ledger.checkpoints.standing()).last
-        return orjson.dumps({"checkpoint": "" if last is None else str(last.note), "names": list(map(str, names))})
-
-    return journal
+    return Gathering(rooms.ledger, checkpointing(rooms).make_checkpoint)
 
 
 @contextmanager

@@ -198,7 +198,14 @@ class Checkpoints:
         Raises:
             Malformed: there are not so many entries.
         """
-        wanted = [inclusion_ranges(serial - 1, size) for serial in serials]
+        return await self.proofs([inclusion_ranges(serial - 1, size) for serial in serials], size)
+
+    async def proofs(self, wanted: Sequence[Sequence[Range]], size: int) -> tuple[bytes, list[list[bytes]]]:
+        """The root of the first `size` entries, and the hashes that each of several proofs wants of them.
+
+        Raises:
+            Malformed: there are not so many entries.
+        """
         tree = Tree(each for ranges in wanted for each in ranges)
         await self._fill(tree, size)
         return tree.root(), [tree.hashes(ranges) for ranges in wanted]

@@ -75,7 +75,7 @@ async def prove(checkpoints: Checkpoints, name: Name, signed: SignedCheckpoint, 
             f"the journal is not what its checkpoint of {signed.size} entries was made of; run "
             "`iarproxy journal verify`"
         )
-    shown = [_shown(each, proof) for each, proof in zip((*keyed, *entries), proofs, strict=True)]
+    listed = [shown(each, proof) for each, proof in zip((*keyed, *entries), proofs, strict=True)]
     document = {
         "what": _WHAT,
         "proves": PROVES,
@@ -83,8 +83,8 @@ async def prove(checkpoints: Checkpoints, name: Name, signed: SignedCheckpoint, 
         "reference": str(name.reference),
         "environment": name.environment,
         "checkpoint": str(signed.note),
-        "keys": shown[: len(keyed)],
-        "entries": shown[len(keyed) :],
+        "keys": listed[: len(keyed)],
+        "entries": listed[len(keyed) :],
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
@@ -98,21 +98,22 @@ def check(raw: bytes, trusted: Sequence[VerifierKey] = ()) -> Proven:
     """
     document = _document(raw)
     signed = SignedCheckpoint.parse(str(document["checkpoint"]))
-    keyed = [_entry(each, signed) for each in document["keys"]]
-    entries = [_entry(each, signed) for each in document["entries"]]
+    keyed = [entry_in(each, signed) for each in document["keys"]]
+    entries = [entry_in(each, signed) for each in document["entries"]]
     try:
         ring = Keyring.of(signed.checkpoint.origin, keyed)
         events = tuple(each.event() for each in entries)
     except LedgerDamaged as damaged:
         raise Malformed(str(damaged)) from damaged
-    key = _signer(signed, ring)
+    key = signer(signed, ring)
     if trusted and not any(ring.leads(one, key) for one in trusted):
         raise Refused(f"signed by {key}, which is no key that you trust, and follows from none")
     name = _name(entries, events, str(document["reference"]), str(document["environment"]))
     return Proven(name, events, signed, key, bool(trusted), any(each.how is How.LOST for each in ring.keys))
 
 
-def _shown(entry: Entry, proof: Sequence[bytes]) -> dict[str, Any]:
+def shown(entry: Entry, proof: Sequence[bytes]) -> dict[str, Any]:
+    """An entry and the proof that it is in a tree, as files hold them."""
     return {"entry": entry.line().decode().removesuffix("\n"), "proof": [to_base64(each) for each in proof]}
 
 
@@ -130,8 +131,14 @@ def _document(raw: bytes) -> dict[str, Any]:
     return document
 
 
-def _entry(shown: Any, signed: SignedCheckpoint) -> Entry:
-    line, proof = (shown.get("entry"), shown.get("proof")) if isinstance(shown, dict) else (None, None)
+def entry_in(document: Any, signed: SignedCheckpoint) -> Entry:
+    """The entry that `shown` wrote, which is in the tree of `signed`.
+
+    Raises:
+        Malformed: it is none, or not shown to be.
+    """
+    of = document if isinstance(document, dict) else {}
+    line, proof = of.get("entry"), of.get("proof")
     if not isinstance(line, str) or not isinstance(proof, list) or len(proof) > MAX_PROOF:
         raise Malformed("an entry of the proof has a field that is missing or of the wrong kind")
     entry = Entry.from_line(line.encode("utf-8", "replace"))
@@ -150,7 +157,12 @@ def _claimed(line: str) -> str:
     return f"entry {number}" if number.isdecimal() and number.isascii() and len(number) < 20 else "an entry"  # noqa: PLR2004  # as 2**63
 
 
-def _signer(signed: SignedCheckpoint, ring: Keyring) -> VerifierKey:
+def signer(signed: SignedCheckpoint, ring: Keyring) -> VerifierKey:
+    """Who signed a checkpoint, which is whom the journal names for it.
+
+    Raises:
+        Malformed: he did not, or the keys do not follow from each other.
+    """
     for serial, problem in ring.problems():
         raise Malformed(f"entry {serial}: {problem}")
     wanted = ring.wanted(signed.size, signed.size)

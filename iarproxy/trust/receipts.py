@@ -41,6 +41,7 @@ class Receipt:
         serial: how many entries the site's journal had.
         checkpoint: the site's newest signed checkpoint; empty: it had none.
         at: when it was written (aware, whole seconds).
+        seen: how many entries of the origin's journal the newest checkpoint covers that came with a bundle; 0: none.
     """
 
     origin: str
@@ -54,6 +55,7 @@ class Receipt:
     serial: int
     at: datetime
     checkpoint: str = ""
+    seen: int = 0
 
     def insist(self, origin: str, set_name: str) -> None:
         """Return if it is about that origin's bundles of that set.
@@ -106,6 +108,7 @@ def _written(receipt: Receipt) -> bytes:
         "bundle": str(receipt.bundle),
         "environment": receipt.environment,
         "held": list(map(str, receipt.held)),
+        "seen": receipt.seen,
         "journal": {"serial": receipt.serial, "checkpoint": receipt.checkpoint},
         "createdAt": moment(receipt.at),
     }
@@ -129,6 +132,7 @@ def _made(manifest: Digest, predicate: dict[str, Any]) -> Receipt:
         environment=text(predicate["environment"]),
         held=held,
         serial=number(predicate["journal"]["serial"]),
+        seen=number(predicate["seen"]),
         at=moment_in(predicate["createdAt"]),
         checkpoint=checkpoint,
     )

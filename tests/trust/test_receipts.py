@@ -24,6 +24,7 @@ RECEIPT = Receipt(
     environment="default",
     held=tuple(sorted(Digest.of(bytes([each])) for each in range(4))),
     serial=41,
+    seen=39,
     at=datetime(2026, 11, 22, 12, tzinfo=UTC),
     checkpoint="a note\n",
 )
