@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from iarproxy.config import AdminSettings, Config, DriftSettings, ServerSettings, UpstreamSettings, load, parse
 from iarproxy.config.environments import EnvironmentSettings
 from iarproxy.config.gates import GateSettings
+from iarproxy.config.inbox import InboxSettings
 from iarproxy.config.journaling import JournalSettings
 from iarproxy.config.listening import TlsSettings
 from iarproxy.config.retention import RetentionSection
@@ -27,6 +28,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "store": StoreSettings,
     "ledger": LedgerSettings,
     "journal": JournalSettings,
+    "inbox": InboxSettings,
     "pins": PinSettings,
     "drift": DriftSettings,
     "upstreams": UpstreamSettings,

@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from iarproxy.config.endpoints import EndpointSettings, in_the_clear, is_loopback, leads_back
 from iarproxy.config.environments import EnvironmentSettings, Surroundings, check_environments
+from iarproxy.config.inbox import InboxSettings
 from iarproxy.config.journaling import JournalSettings
 from iarproxy.config.listening import TlsSettings
 from iarproxy.config.retention import RetentionSection
@@ -200,6 +201,7 @@ class Config(_Section):
     upstreams: dict[str, UpstreamSettings] = Field(min_length=1)
     environments: dict[str, EnvironmentSettings] = {}
     webhooks: dict[WebhookName, WebhookSettings] = {}
+    inbox: InboxSettings | None = None
     retention: tuple[RetentionSection, ...] = ()
     tags: tuple[TagSection, ...] = ()
     source: Path | None = None
@@ -270,6 +272,7 @@ class Config(_Section):
         named = [(f"retention.{number}.environment", each.environment) for number, each in enumerate(self.retention)]
         hooks = self.webhooks.items()
         named += [(f"webhooks.{name}.environments", each) for name, hook in hooks for each in hook.environments or ()]
+        named += [] if self.inbox is None else [("inbox.environment", self.inbox.environment)]
         for where, name in named:
             if name not in known:
                 raise ValueError(f"{where} names {name!r}, which is none; there are: {', '.join(sorted(known))}")
