@@ -80,7 +80,7 @@ class Lists:
     def _joined(self, bodies: list[bytes], what: str) -> bytes:
         """One index out of several pages. It is nobody's content: no digest names it."""
         documents = [self._document(body, what) for body in bodies]
-        listed = [document.get("manifests") or [] for document in documents]
+        listed = [document.get("manifests", "no list") or [] for document in documents]  # null is Go's empty list
         if not all(isinstance(each, list) for each in listed):
             raise UpstreamWrong(f"{self._asker.client.name} sends no list for {what}", upstream=self._asker.client.name)
         manifests = [each for entries in listed for each in entries]

@@ -13,6 +13,7 @@ from iarproxy.oci import Digest, Platform, Tag
 from iarproxy.oci.closure import Root
 from iarproxy.oci.media_types import OCI_INDEX
 from images import Published, artifact, index, small_image
+from promoting_world import order, promote
 from registry_faults import Fault
 from world import World
 
@@ -223,6 +224,23 @@ async def test_upstream_is_asked_afresh(world: World) -> None:
     assert [] == await referrers(world, subject.digest)
     content.publish(NAME, None, artifact(subject))
     assert 1 == len((await of(world, subject)).attachments)
+
+
+async def test_records_of_ours_are_attachments(world: World) -> None:
+    """The signed record of a promotion goes with what upstream lists, and when that is nothing."""
+    content = world.registry.content
+    bare = content.publish(NAME, "1", small_image(1))
+    listing = content.publish(NAME, "2", small_image(2))
+    theirs = content.publish(NAME, None, artifact(listing))
+    for tag in ("1", "2"):
+        await world.tag(tag)
+        await promote(world.mirror.promotion, order(world.reference(tag)))
+    for subject, expected in ((bare, []), (listing, [str(theirs.digest)])):
+        found = await of(world, subject)
+        assert ([], {fallback(world, subject.digest)}) == (found.lacking, tags(found))
+        kept = await world.store.read(found.attachments[0].descriptor.digest, 10**6)
+        names = [each["digest"] for each in orjson.loads(kept or b"")["manifests"]]
+        assert (expected, 1) == (names[:-1], len(names) - len(expected))
 
 
 async def test_a_chain_without_end_is_lacking(world: World) -> None:

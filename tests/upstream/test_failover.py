@@ -79,6 +79,15 @@ async def test_the_next_is_asked(how: str) -> None:
         assert await upstream.referrers("a/b", IMAGE.digest) is not None
 
 
+async def test_a_copy_is_not_asked_what_is_attached() -> None:
+    """A list that lags behind would leave out signatures: whoever must miss nothing hears the primary's word only."""
+    async with two() as (first, second, upstream):
+        first.faults.add("*/referrers/*", Fault(status=500))
+        with pytest.raises(UpstreamUnavailable):
+            await upstream.attached("a/b", IMAGE.digest)
+        assert 0 == second.count()
+
+
 async def test_a_silent_endpoint_is_spared() -> None:
     """An endpoint that gave no answer comes last for a while: its patience is not paid for again and again."""
     async with two() as (first, second, upstream):

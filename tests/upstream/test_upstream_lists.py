@@ -190,13 +190,32 @@ async def test_a_missing_digest_is_remembered_for_a_moment(tmp_path: Path) -> No
         assert registry.count() == 5
 
 
-async def test_pages_of_referrers_that_are_no_lists() -> None:
-    """Several pages of which one lists a number are a wrong answer, and no failure of ours."""
+async def test_whoever_must_miss_nothing_gets_all_or_a_failure(tmp_path: Path) -> None:
+    """A missing API is asked for anew each time, and a list that goes on behind what is read is no answer."""
+    async with FakeRegistry() as registry, dialing(registry, cache_dir=tmp_path / "cache") as upstream:
+        image = registry.content.publish("a/b", "1", small_image())
+        registry.faults.add("*/referrers/*", Fault(status=404), times=2)
+        assert [None, None] == [await upstream.referrers("a/b", image.digest) for _ in range(2)]
+        assert await upstream.attached("a/b", image.digest) is None
+        assert await upstream.attached("a/b", image.digest) == registry.content.repositories["a/b"].referrers("")
+        for number in range(MAX_PAGES):
+            link = f'</v2/a/b/referrers/{image.digest}?page={number}>; rel="next"'
+            registry.faults.add("*/referrers/*", Fault(headers={"Link": link}), times=1)
+        with pytest.raises(UpstreamWrong, match="more than"):
+            await upstream.attached("a/b", image.digest)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": 5}, {"errors": []}],
+    ids=["a number", "an error"],
+)
+async def test_pages_of_referrers_that_are_no_lists(document: dict[str, object]) -> None:
+    """Several pages of which one is no list are a wrong answer, and no failure of ours."""
     async with FakeRegistry() as registry, dialing(registry) as upstream:
         image = registry.content.publish("a/b", "1", small_image())
         link = f'</v2/a/b/referrers/{image.digest}?page=2>; rel="next"'
-        body = orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": 5})
         told = {"Link": link, "Content-Type": OCI_INDEX}
-        registry.faults.add("*/referrers/*", Fault(status=200, body=body, headers=told), times=1)
+        registry.faults.add("*/referrers/*", Fault(status=200, body=orjson.dumps(document), headers=told), times=1)
         with pytest.raises(UpstreamWrong, match="no list"):
             await upstream.referrers("a/b", image.digest)
