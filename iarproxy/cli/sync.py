@@ -145,7 +145,7 @@ def _print_synced(synced: Synced) -> None:
         out.print(f"looks like an image and did not resolve: {plain(each)}", markup=False)
     lines = [f"{record.name}: {_count(len(record.members), 'name')}, {len(synced.pinned)} newly pinned"]
     if record.referrers:
-        lines.append(_count(len(record.attachments), "list and tag", "lists and tags") + " of what is attached")
+        lines.append(_count(len(record.attachments), "list or tag", "lists or tags") + " of what is attached")
     lines.append(f"{_count(synced.fetched, 'blob')}, {as_bytes(synced.bytes)} fetched; {as_bytes(synced.held)} held")
     out.print("; ".join(lines), markup=False)
     if record.is_complete:

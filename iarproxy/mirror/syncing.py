@@ -142,6 +142,7 @@ class Syncing:
             manifest = await run.tried(repository.registry, reference, asking)
             if manifest is not None:
                 run.learn(repository, manifest)
+                run.compare(reference, manifest, root)
             return manifest
 
         try:
@@ -209,7 +210,7 @@ class Syncing:
 
     async def _keep(self, run: Run, fetched: list[Descriptor], *, referrers: bool, actor: str) -> Synced:
         contents = run.closure.contents
-        gone = [digest for digest in contents if self._store.find(digest) is None]
+        gone = {digest for digest in contents if self._store.find(digest) is None}
         if gone and not run.failed:  # otherwise it was said why
             for digest in gone:
                 run.note(digest, UnknownBlob("it came, and it is not here any more"))
@@ -229,7 +230,7 @@ class Syncing:
             pinned=tuple(reference for reference, each in run.resolved.items() if each.new),
             fetched=len(fetched),
             bytes=sum(blob.size for blob in fetched),
-            held=sum(size for digest, size in contents.items() if digest not in set(gone)),
+            held=sum(size for digest, size in contents.items() if digest not in gone),
             failed=tuple(run.failed),
             left_out=tuple(run.left_out),
             remarks=tuple(run.remarks),

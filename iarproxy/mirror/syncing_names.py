@@ -4,7 +4,8 @@ Rule 1: a line that cannot be answered fails for itself: an upstream that does n
         in. The others go on.
 Rule 2: upstream's own list counts. Pinned tags that it no longer has are wanted too, but a list without upstream's part
         is none: a set would silently shrink.
-Rule 3: a line of a lock that names no tag and digest is said, never dropped silently.
+Rule 3: a line of a lock that has a digest and no tag asks for that content. One that has no digest is said, never
+        dropped silently.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dataclasses import replace
 from functools import partial
 
 from iarproxy.config.sets import WantedRepository, WantedSet
-from iarproxy.errors import IarproxyError, UnknownManifest, UpstreamUnavailable
+from iarproxy.errors import IarproxyError, Malformed, UnknownManifest, UpstreamUnavailable
 from iarproxy.mirror.answers import TagList
 from iarproxy.mirror.syncing_values import Asked, Failed, Named, each_once, of_locked
 from iarproxy.mirror.syncing_waiting import Waiting
-from iarproxy.oci import Repository, TagReference
-from iarproxy.oci.lock import Locked
+from iarproxy.oci import DigestReference, Repository, TagReference, parse_reference
+from iarproxy.oci.lock import NO_TAG, Locked, Skipped
 from iarproxy.trust.choosing import choose
 
 Tags = Callable[[Repository], Awaitable[TagList]]
@@ -34,8 +35,9 @@ async def names_of(wanted: WantedSet, waiting: Waiting, tags: Tags) -> Named:
         except IarproxyError as error:
             failed.append(Failed.of(each, error))
     found = each_once(asked)
-    skipped = tuple(f"{lock.name}: {each}" for lock in wanted.locks for each in lock.lock.skipped)
-    return replace(found, failed=(*failed, *found.failed), remarks=skipped)
+    skipped = [(lock, each) for lock in wanted.locks for each in lock.lock.skipped if _untagged(each) is None]
+    remarks = tuple(f"{lock.name}: {each}" for lock, each in skipped)
+    return replace(found, failed=(*failed, *found.failed), remarks=remarks)
 
 
 def _written(wanted: WantedSet) -> Iterator[Asked]:
@@ -48,8 +50,19 @@ def _written(wanted: WantedSet) -> Iterator[Asked]:
     for lock in wanted.locks:
         for entry in lock.lock.entries:
             yield of_locked(entry, wanted.platforms, f"locks: {lock.name}")
+        for content in filter(None, map(_untagged, lock.lock.skipped)):
+            yield Asked(content, wanted.platforms, (f"locks: {lock.name}",))
     for chart in wanted.charts:
         yield Asked(chart.reference, (), ("charts",), chart=chart)
+
+
+def _untagged(skipped: Skipped) -> DigestReference | None:
+    """The content that a line names which gives no pin; None: it names none."""
+    try:
+        found = parse_reference(skipped.text) if skipped.reason.startswith(NO_TAG) else None
+    except Malformed:
+        return None
+    return found if isinstance(found, DigestReference) else None
 
 
 async def _chosen(wanted: WantedRepository, tags: Tags) -> list[Asked]:

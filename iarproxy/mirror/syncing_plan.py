@@ -92,6 +92,8 @@ class Planning:
     async def _name(self, run: Run, asked: Asked) -> PlannedName:
         repository = asked.reference.repository
         top, new = await self._top(asked)
+        root = Root(top.descriptor, asked.platforms)
+        run.compare(asked.reference, top, root)
 
         async def load(descriptor: Descriptor) -> Manifest | None:
             if descriptor.digest == top.descriptor.digest:
@@ -100,7 +102,7 @@ class Planning:
             asking = partial(self._document, repository, descriptor.digest)
             return await run.tried(repository.registry, reference, asking)
 
-        found = await walk([Root(top.descriptor, asked.platforms)], load)
+        found = await walk([root], load)
         run.add(found)
         for digest in found.documents:
             run.whence.setdefault(digest, {})[repository] = None

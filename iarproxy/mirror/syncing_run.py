@@ -14,7 +14,7 @@ from iarproxy.mirror.syncing_resolve import Resolved
 from iarproxy.mirror.syncing_values import Asked, Failed, Progress, each_once
 from iarproxy.mirror.syncing_waiting import Waiting
 from iarproxy.oci import Digest, Manifest, Reference, Repository, TagReference
-from iarproxy.oci.closure import Closure
+from iarproxy.oci.closure import Closure, Root
 from iarproxy.oci.set_record import Attachment, Lacking, Member
 
 _AT_A_TIME = 8
@@ -68,6 +68,16 @@ class Run:
         """The repository names these blobs."""
         for blob in manifest.blobs:
             self.whence.setdefault(blob.digest, {})[repository] = None
+
+    def compare(self, name: Reference, manifest: Manifest, root: Root) -> None:
+        """Say where an index has none of the platforms that are wanted, and all of it comes."""
+        offered = {child.platform for child in manifest.children if child.platform}
+        if not root.platforms or not offered or any(each.serves(one) for each in offered for one in root.platforms):
+            return
+        wanted, has = (", ".join(sorted(map(str, each))) for each in (root.platforms, offered))
+        remark = f"{name} has nothing for {wanted}, so all of it is taken: {has}"
+        if remark not in self.remarks:
+            self.remarks.append(remark)
 
     def add(self, found: Closure) -> None:
         """More that has to be held."""

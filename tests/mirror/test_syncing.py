@@ -315,3 +315,25 @@ async def test_a_plan_of_what_is_held_fetches_nothing(world: World, registry: Fa
     planned = await plan(world, wanted)
     assert ({}, ()) == (planned.missing, planned.failed)
     assert [(False, 0)] == [(each.new, each.missing) for each in planned.names]
+
+
+async def test_a_lock_of_contents_without_tags(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """An ImagesLock names contents: they come by digest; a line that names none is said."""
+    image = small_image(1)
+    registry.content.publish("team/app", None, image)
+    (tmp_path / "images.yml").write_text(
+        f"---\napiVersion: imgpkg.carvel.dev/v1alpha1\nkind: ImagesLock\nimages:\n- image: {APP}@{image.digest}\n"
+    )
+    (tmp_path / "compose.yml").write_text(f"services:\n  app:\n    image: {APP}:1\n")
+    synced = await sync(world, a_set(tmp_path, 'locks = ["images.yml", "compose.yml"]'))
+    assert ({f"{APP}@{image.digest}": image.digest}, ()) == (names(synced.record), synced.failed)
+    assert [f"compose.yml: line 3: {APP}:1: has no digest"] == list(synced.remarks)
+
+
+async def test_a_platform_that_an_index_lacks(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """All of it comes, and that is said in the plan and after it."""
+    registry.content.publish("team/app", "1", index([small_image(1), small_image(2, platform="linux/arm64")]))
+    wanted = a_set(tmp_path, f'{references("team/app:1")}\nplatforms = ["linux/s390x"]')
+    said = "has nothing for linux/s390x, so all of it is taken: linux/amd64, linux/arm64"
+    for remarks in ((await plan(world, wanted)).remarks, (await sync(world, wanted)).remarks):
+        assert [True] == [each.endswith(said) for each in remarks]

@@ -1,0 +1,112 @@
+"""How long a sync waits for upstreams, on a clock that moves when it sleeps."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from iarproxy.errors import Unavailable, UnknownManifest, UpstreamBusy, UpstreamDown, UpstreamUnavailable
+from iarproxy.mirror.syncing_waiting import Waiting
+
+
+@dataclass
+class Time:
+    """A clock, and what was slept and told."""
+
+    now: float = 0.0
+    slept: list[float] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    def waiting(self, deadline: float) -> Waiting:
+        def told(upstream: str, _seconds: float, _why: str) -> None:
+            self.told.append(upstream)
+
+        return Waiting(deadline, told, lambda: self.now, self.sleep)
+
+
+def failing(*errors: Exception) -> Callable[[], Awaitable[str]]:
+    """Work that fails with each of these, then is done."""
+    ahead = list(errors)
+
+    async def work() -> str:
+        if ahead:
+            raise ahead.pop(0)
+        return "done"
+
+    return work
+
+
+def busy(retry_after: float | None) -> UpstreamBusy:
+    return UpstreamBusy("busy", retry_after=retry_after)
+
+
+async def test_limits_are_waited_for_until_the_deadline() -> None:
+    """Each wait is as long as upstream says; one that says nothing is asked again soon."""
+    time = Time()
+    assert "done" == await time.waiting(600).run("hub", failing(busy(30.0), busy(None), busy(0.2)))
+    assert [30.0, 5.0, 1.0] == time.slept
+    assert ["hub"] * 3 == time.told
+
+
+async def test_nobody_sleeps_in_vain() -> None:
+    """A limit that ends behind the deadline is told at once."""
+    time = Time()
+    with pytest.raises(UpstreamBusy):
+        await time.waiting(600).run("hub", failing(busy(300.0), busy(301.0)))
+    assert [300.0] == time.slept
+
+
+@pytest.mark.parametrize("error", [UnknownManifest("none"), UpstreamUnavailable("500")])
+async def test_other_failures_are_told(error: Exception) -> None:
+    """They were tried again where they arose."""
+    time = Time()
+    with pytest.raises(type(error)):
+        await time.waiting(600).run("hub", failing(error))
+    assert [] == time.slept
+
+
+async def test_an_upstream_that_is_gone_is_waited_for_once() -> None:
+    """It is waited for shortly; all further names are told at once, until it answers."""
+    time = Time()
+    waiting = time.waiting(600)
+    down = [UpstreamDown("down", retry_after=12.0) for _ in range(9)]
+    for _ in range(3):
+        with pytest.raises(UpstreamDown):
+            await waiting.run("gone", failing(*down))
+    assert [12.0, 12.0] == time.slept
+    assert "done" == await waiting.run("gone", failing())
+    assert "done" == await waiting.run("gone", failing(down[0]))
+
+
+async def test_one_name_that_stays_down_ends() -> None:
+    """Answers to others do not make one name wait for ever."""
+    time = Time()
+    waiting = time.waiting(600)
+    tries = 0
+
+    async def work() -> str:
+        nonlocal tries
+        tries += 1
+        await waiting.run("hub", failing())
+        raise UpstreamDown("this repository fails", retry_after=8.0)
+
+    with pytest.raises(Unavailable):
+        await waiting.run("hub", work)
+    assert 4 == tries
+
+
+async def test_a_pause() -> None:
+    """It is made where it is over in time."""
+    time = Time()
+    waiting = time.waiting(10)
+    assert (True, False, [6.0]) == (
+        await waiting.pause("hub", 6.0, "why"),
+        await waiting.pause("hub", 6.0, "why"),
+        time.slept,
+    )
