@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from charts import chart
 from iarproxy.config.sets import WantedSet, load_sets
 from iarproxy.ledger import EventKind
 from iarproxy.mirror.syncing_values import Plan, Silent, Synced
@@ -337,3 +340,48 @@ async def test_a_platform_that_an_index_lacks(world: World, registry: FakeRegist
     said = "has nothing for linux/s390x, so all of it is taken: linux/amd64, linux/arm64"
     for remarks in ((await plan(world, wanted)).remarks, (await sync(world, wanted)).remarks):
         assert [True] == [each.endswith(said) for each in remarks]
+
+
+async def test_images_of_a_chart(
+    world: World, registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chart comes with the images that it renders, once each; what only looks like an image is listed."""
+    helm = tmp_path / "bin" / "helm"
+    helm.parent.mkdir()
+    pod = f"kind: Pod\nspec:\n  containers:\n  - {{name: app, image: '{APP}:1'}}\n  - {{name: two, image: '{APP}:2'}}\n"
+    text = f"{pod}---\nkind: ConfigMap\ndata:\n  other: {NAME}/team/missing:1.0\n"
+    helm.write_text(f"#!/bin/sh\ncat values-0.yaml; cat <<'END'\n---\n{text}END\n")
+    helm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{helm.parent}:/usr/bin:/bin")
+    published = chart({"values.yaml": "tag: '1'\n"})
+    registry.content.publish("charts/app", "1.0.0", published)
+    for seed in (1, 2):
+        registry.content.publish("team/app", str(seed), small_image(seed))
+    (tmp_path / "values.yaml").write_text("kind: Values\n")
+    charts = f'charts = [{{ reference = "oci://{NAME}/charts/app:1.0.0", values = ["values.yaml"] }}]'
+    synced = await sync(world, a_set(tmp_path, f"{references('team/app:1')}\n{charts}"))
+    assert () == synced.failed
+    assert {
+        f"{NAME}/charts/app:1.0.0": published.digest,
+        f"{APP}:1": small_image(1).digest,
+        f"{APP}:2": small_image(2).digest,
+    } == names(synced.record)
+    whys = {str(each.reference): each.why for each in synced.record.members}
+    assert "references" == whys[f"{APP}:1"][0]
+    assert all("Pod, container" in whys[name][-1] for name in (f"{APP}:1", f"{APP}:2"))
+    assert [True] == ["team/missing:1.0" in each for each in synced.record.unresolved]
+    assert all(world.store.find(digest) is not None for digest in all_of(published, small_image(2)))
+
+
+async def test_a_chart_that_does_not_render(
+    world: World, registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is lacking, with the remedy; the rest of the set goes on."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    registry.content.publish("charts/app", "1.0.0", chart({"values.yaml": "tag: '1'\n"}))
+    registry.content.publish("team/app", "1", small_image(1))
+    body = f'{references("team/app:1")}\ncharts = ["{NAME}/charts/app:1.0.0"]'
+    synced = await sync(world, a_set(tmp_path, body))
+    assert [f"the images of the chart {NAME}/charts/app:1.0.0"] == whats(synced.failed)
+    assert [True] == [each.refused for each in synced.failed]
+    assert 2 == len(synced.record.members)
