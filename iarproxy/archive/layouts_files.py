@@ -13,7 +13,7 @@ import os
 import stat
 import threading
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
@@ -38,10 +38,16 @@ class Files(Protocol):
     Attributes:
         called: what a person called it, for messages.
         is_sequential: it is read from its beginning to its end; `place` says where a file is.
+        links: names that are symbolic links.
     """
 
     called: str
     is_sequential: bool
+
+    @property
+    def links(self) -> Collection[str]:
+        """See above."""
+        ...
 
     def place(self, name: str) -> Extent | None:
         """Where the regular file of that name is; None: there is none."""
@@ -107,6 +113,7 @@ class Folder:
     """A folder; files are looked for where they are asked for."""
 
     is_sequential = False
+    links: Collection[str] = ()  # none is followed
 
     def __init__(self, called: str, descriptor: int) -> None:
         self.called = called
@@ -163,6 +170,11 @@ class Archive:
         self._read = read
         self._descriptor = descriptor
         self._contents = _scanned(called, read)
+
+    @property
+    def links(self) -> Collection[str]:
+        """See `Files`."""
+        return self._contents.links
 
     def place(self, name: str) -> Extent | None:
         """See `Files`."""

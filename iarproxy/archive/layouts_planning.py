@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from typing import assert_never
 
 from iarproxy.archive.layouts_plan import Differs, Grown, Imported, LayoutPlan, LeftOut
-from iarproxy.archive.layouts_reading import Layout
+from iarproxy.archive.layouts_reading import Layout, naming
 from iarproxy.errors import Denied, Malformed, UnknownName
 from iarproxy.ledger import Ledger
 from iarproxy.oci import (
@@ -62,6 +62,7 @@ class Planning:
         self._plan = LayoutPlan(environment)
         self._tagged: list[tuple[TagReference, Descriptor]] = []  # attachment tags
         self._untagged: list[Manifest] = []  # what refers to something
+        self._nameless_entries: list[LayoutEntry] = []
         self._referring: dict[TagReference, list[Manifest]] = {}
 
     async def plan(self, name: Given | None) -> LayoutPlan:
@@ -77,11 +78,22 @@ class Planning:
                 f"the environment {self._environment.name} takes pins by promotion only; import into"
                 f" {self._environment.promote_from}, then `iarproxy promote`"
             )
-        for entry in named(self._layout.entries, name):
-            await self._entry(entry)
-        await self._attach()
+        with naming(self._layout.files.called):
+            entries = named(self._layout.entries, name)
+            for entry in entries:
+                await self._entry(entry)
+            await self._attach()
+        self._tell_nameless()
         self._insist_on_something()
         return self._plan
+
+    def _tell_nameless(self) -> None:
+        """What has no name and is a part of nothing that has one."""
+        parts = set[Digest]().union(*self._plan.links.values())
+        for each in self._nameless_entries:
+            if each.descriptor.digest not in parts:
+                said = "has no name" if each.called is None else f"is called {each.called}, which is no full name"
+                self._plan.left_out.append(LeftOut(each.descriptor.digest.short, f"{said}; --name gives one"))
 
     def _insist_on_something(self) -> None:
         if self._plan.is_empty:
@@ -121,9 +133,8 @@ class Planning:
         found = await self._load(entry.descriptor)
         if found is not None and found.subject is not None:
             self._untagged.append(found)
-            return
-        said = "has no name" if entry.called is None else f"is called {entry.called}, which is no full name"
-        self._plan.left_out.append(LeftOut(entry.descriptor.digest.short, f"{said}; --name gives one"))
+        else:
+            self._nameless_entries.append(entry)
 
     # --- content -----------------------------------------------------------------------------------------------------
 
@@ -154,9 +165,7 @@ class Planning:
             each for each in found.blobs.values() if self._store.find(each.digest) is None
         )
         if lacking:
-            raise Malformed(
-                f"{self._layout.files.called}: {called} lacks {_spelled([each.digest for each in lacking])}"
-            )
+            raise Malformed(f"{called} lacks {_spelled([each.digest for each in lacking])}")
         self._note(repository, found)
         if found.absent:
             self._plan.sparse[called] = len(found.absent)

@@ -62,7 +62,7 @@ class Layout:
         raw = self.made.get(descriptor.digest) or small(self.files, self._name(descriptor.digest), MAX_MANIFEST)
         if raw is None:
             return None
-        with _naming(self.files.called):
+        with naming(self.files.called):
             found = parse_manifest(raw, descriptor.media_type, descriptor.digest)
             if found.descriptor.size != descriptor.size:
                 raise Malformed(f"{descriptor.digest} has {len(raw)} bytes, and is said to have {descriptor.size}")
@@ -136,7 +136,7 @@ def open_layout(path: Path) -> Layout:
     """
     files = open_files(path)
     try:
-        with _naming(files.called):
+        with naming(files.called):
             return _opened(files)
     except BaseException:
         files.close()
@@ -147,6 +147,8 @@ def _opened(files: Files) -> Layout:
     layout = small(files, LAYOUT, MAX_MANIFEST)
     if layout is not None:
         insist_on_layout(layout)
+        if files.links:
+            raise Malformed(f"{min(files.links)[:160]!r} is a symbolic link, which an OCI layout has none of; refused")
         index = small(files, INDEX, MAX_MANIFEST)
         if index is None:
             raise Malformed(f"it has {LAYOUT}, and no {INDEX}")
@@ -158,7 +160,8 @@ def _opened(files: Files) -> Layout:
 
 
 @contextmanager
-def _naming(called: str) -> Iterator[None]:
+def naming(called: str) -> Iterator[None]:
+    """Have what is malformed within it name the archive."""
     try:
         yield
     except Malformed as error:

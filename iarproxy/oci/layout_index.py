@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, assert_never
 
 import orjson
 
@@ -104,39 +104,70 @@ def insist_on_one_meaning(entries: Sequence[LayoutEntry]) -> None:
 
 
 def named(entries: Sequence[LayoutEntry], name: Given | None) -> tuple[LayoutEntry, ...]:
-    """The entries with the names that they get: their own, or what a person gave.
+    """The entries with the names that they get: their own, or what a person gave, whatever they call themselves.
 
-    A given name with a tag is that of the one image there is, whatever it calls itself. One without is the repository
-    of those that have no more than a tag, or nothing.
+    A given name with a tag is that of the one image there is. One without is the repository of all images, which keep
+    their tags; of the only one that has none it is `latest`.
 
     Raises:
         Malformed: a name is needed and was not given, or does not fit; says which.
     """
-    if name is not None and name.has_tag:
-        images = [each for each in entries if each.called is not None] or list(entries)
-        if len({each.descriptor.digest for each in images}) != 1:
-            raise Malformed(f"{name.reference} can be one image, and there are {len(images)}; give a repository alone")
-        rest = tuple(each for each in entries if each.called is None and each.descriptor != images[0].descriptor)
-        return (replace(images[0], called=name.reference), *rest)
-    found = tuple(_completed(each, name, alone=len(entries) == 1) for each in entries)
+    if name is None:
+        found = tuple(entries)
+    elif name.has_tag:
+        found = _called_so(entries, name.reference)
+    else:
+        found = _moved(entries, name.reference)
     insist_on_one_meaning(found)
     if not any(isinstance(each.called, TagReference | DigestReference) for each in found):
-        said = sorted({str(each.called) for each in entries if each.called is not None})
-        tags = f" (it has the tags {', '.join(said[:10])})" if said else ""
-        raise Malformed(f"nothing in it has a full name{tags}; give one: --name REGISTRY/REPOSITORY[:TAG]")
+        raise Malformed(_nameless(entries, name))
     return found
 
 
-def _completed(entry: LayoutEntry, name: Given | None, *, alone: bool) -> LayoutEntry:
-    if name is None:
-        return entry
+def _nameless(entries: Sequence[LayoutEntry], name: Given | None) -> str:
+    if name is not None:
+        return f"none of its {len(entries)} images has a name or tag of its own, and --name can name one image only"
+    said = sorted({str(each.called) for each in entries if each.called is not None})
+    tags = f" (it has the tags {', '.join(said[:10])})" if said else ""
+    return f"nothing in it has a full name{tags}; give one: --name REGISTRY/REPOSITORY[:TAG]"
+
+
+def _called_so(entries: Sequence[LayoutEntry], reference: TagReference) -> tuple[LayoutEntry, ...]:
+    """The one image under that name, and what has none."""
+    images = [each for each in entries if each.called is not None and not _is_attachment(each)] or list(entries)
+    if len({each.descriptor.digest for each in images}) != 1:
+        raise Malformed(f"{reference} can be one image, and it has {len(images)}; give --name a repository alone")
+    rest = [_in(each, reference) for each in entries if each.descriptor.digest != images[0].descriptor.digest]
+    return (replace(images[0], called=reference), *rest)
+
+
+def _moved(entries: Sequence[LayoutEntry], reference: TagReference) -> tuple[LayoutEntry, ...]:
+    """All images in that repository."""
+    theirs = {each.called.repository for each in entries if isinstance(each.called, TagReference | DigestReference)}
+    if len(theirs) > 1:
+        told = ", ".join(map(str, sorted(theirs)[:10]))
+        raise Malformed(f"{reference.repository} can be one repository, and it has images of {len(theirs)}: {told}")
+    if len(entries) == 1 and entries[0].called is None:
+        return (replace(entries[0], called=reference),)
+    return tuple(_in(each, reference) for each in entries)
+
+
+def _in(entry: LayoutEntry, reference: TagReference) -> LayoutEntry:
+    """An entry as one of that repository; what has no name stays so."""
     match entry.called:
         case Tag():
-            return replace(entry, called=TagReference(name.reference.repository, entry.called))
-        case None if alone:
-            return replace(entry, called=name.reference)
-        case _:
+            return replace(entry, called=TagReference(reference.repository, entry.called))
+        case TagReference() | DigestReference():
+            return replace(entry, called=replace(entry.called, repository=reference.repository))
+        case None:
             return entry
+        case _:
+            assert_never(entry.called)
+
+
+def _is_attachment(entry: LayoutEntry) -> bool:
+    tag = entry.called.tag if isinstance(entry.called, TagReference) else entry.called
+    return isinstance(tag, Tag) and tag.is_attachment
 
 
 def _called(annotations: Any) -> Called:

@@ -151,7 +151,8 @@ def _target(name: str, link: str) -> str:
 
 
 def _header(block: bytes) -> _Header:
-    if _number(block[148:156]) != sum(block[:148]) + 8 * ord(" ") + sum(block[156:]):
+    summed = sum(block[:148]) + 8 * ord(" ") + sum(block[156:])
+    if block[148:156].strip(b" \0").lstrip(b"0") != b"%o" % summed:
         raise Malformed("a header's checksum is wrong: it is damaged, or no tar archive")
     name = _text(block[:100])
     if block[257:263] == b"ustar\0" and (prefix := _text(block[345:500])):
