@@ -38,6 +38,7 @@ __all__ = [
     "Repeated",
     "Standing",
     "Vouched",
+    "as_signed",
     "file_of",
     "judge",
     "signed",
@@ -128,7 +129,7 @@ def vouched(
     except Malformed as error:
         raise BundleRefused("malformed", str(error)) from error
     keys = sorted(ring.signers[hint][0].fingerprint for hint in counted)
-    return Vouched(said, _as_signed(manifest, said), tuple(keys), _taken(set(keys), remembered, brought))
+    return Vouched(said, as_signed(manifest, said), tuple(keys), _taken(set(keys), remembered, brought))
 
 
 def judge(
@@ -258,7 +259,7 @@ def _taken(
     return tuple(found)
 
 
-def _as_signed(raw: bytes, said: BundleStatement) -> BundleManifest:
+def as_signed(raw: bytes, said: BundleStatement) -> BundleManifest:
     """The manifest, which is what was signed.
 
     Raises:

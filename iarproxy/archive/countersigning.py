@@ -1,0 +1,65 @@
+"""A further signature over a bundle, by somebody else, on another machine: over the very bytes that others signed.
+
+Rule 1: what is signed is the statement that lies beside the bundle, byte for byte; it is never written anew. It has to
+        fit the `bundle.json` and `journal.json` there, and all signatures there have to be over it.
+Rule 2: whether the others' signatures hold is only said where the person says whom to trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from iarproxy.archive.evidence import checked
+from iarproxy.archive.folder import BundleFolder
+from iarproxy.errors import BundleRefused, Malformed, Refused
+from iarproxy.trust.bundle import exact, signed_bundle
+from iarproxy.trust.bundles import BundleStatement, as_signed, statement_in, vouched
+from iarproxy.trust.signing import PrivateKey, PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Signable:
+    """What there is to sign. `payload`: the statement, as others signed it; `hints`: of their keys."""
+
+    statement: BundleStatement
+    payload: bytes
+    hints: tuple[str, ...]
+
+    def signed(self, key: PrivateKey) -> bytes:
+        """The signature's file.
+
+        Raises:
+            Refused: the key signed it before.
+        """
+        if key.public.hint in self.hints:
+            raise Refused(f"the key {key.public.fingerprint[:16]} signed the bundle already")
+        return signed_bundle(self.payload, key)
+
+
+def signable(folder: BundleFolder, trusted: Sequence[Sequence[PublicKey]] = ()) -> Signable:
+    """What a further signer of the bundle in a folder signs; `trusted`: who have to have signed it.
+
+    Raises:
+        BundleRefused: its parts do not fit each other, or one of the trusted did not sign it.
+    """
+    try:
+        envelopes = [exact(each) for each in folder.signatures]
+    except Malformed as error:
+        raise BundleRefused("malformed", f"a signature of the bundle: {error}") from error
+    payloads = {each.payload for each in envelopes}
+    if len(payloads) != 1:
+        what = "different statements are signed" if payloads else "nothing is signed"
+        raise BundleRefused("too-few-signatures", f"{what} in {', '.join(folder.folders)}; have the bundle made again")
+    if trusted:
+        vouched(folder.signatures, folder.manifest, trusted, rotations=folder.rotations)
+    (payload,) = payloads
+    try:
+        said = statement_in(payload)
+    except Malformed as error:
+        raise BundleRefused("malformed", str(error)) from error
+    manifest = as_signed(folder.manifest, said)
+    if folder.journal is None:
+        raise BundleRefused("manifest-altered", "journal.json, which is signed, is missing")
+    checked(folder.journal, said, manifest)
+    return Signable(said, payload, tuple(each.hint for each in envelopes))
