@@ -35,7 +35,7 @@ _MAX_CHART = 64 * 2**20  # bytes of its archive
 _MAX_CONFIG = 2**20
 _MAX_VALUES = 16 * 2**20  # bytes of all values files
 _MAX_SAID = 16_384  # bytes of what helm says beside the manifests
-_SHOWN = 300  # characters of it
+_SHOWN = 200  # characters of its beginning, and of its end
 _MEMORY = 2 * 2**30  # bytes
 _PATIENCE = 60.0  # seconds
 _PARALLEL = 4
@@ -221,10 +221,14 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _said(ended: Ended) -> str:
-    """The end of what helm said: its error comes last."""
-    text = " ".join(ended.errors.decode("utf-8", "replace").split())
-    shown = "".join(each if each.isprintable() else "?" for each in text[-_SHOWN:])
-    return shown or (f"ended by signal {-ended.status}" if ended.status < 0 else f"status {ended.status}")
+    """The error among what helm said, on one line; or all of it where none is marked as one."""
+    lines = ended.errors.decode("utf-8", "replace").splitlines()
+    marked = [line for line in lines if line.startswith(("Error:", "fatal error:"))]
+    text = " ".join(" ".join(marked[:1] or lines).split())
+    shown = "".join(each if each.isprintable() else "?" for each in text)
+    if len(shown) > 2 * _SHOWN:
+        shown = f"{shown[:_SHOWN]} ... {shown[-_SHOWN:]}"
+    return shown or (f"it was ended by signal {-ended.status}" if ended.status < 0 else f"exit status {ended.status}")
 
 
 def _asked(named: Named, platforms: tuple[Platform, ...], why: str) -> Asked:

@@ -121,8 +121,19 @@ async def test_an_unknown_registry_is_unresolved(world: World) -> None:
 async def test_a_chart_that_does_not_render_is_one_error(world: World) -> None:
     """It says what helm says, and names a remedy."""
     files = {"templates/a.yaml": '{{ required "a password is needed" .Values.password }}'}
-    with pytest.raises(Refused, match=r"app:1\.0\.0: helm does not render it: .*a password is needed.*values file"):
+    with pytest.raises(
+        Refused, match=r"app:1\.0\.0: helm does not render it: Error: .*a password is needed.*values file"
+    ):
         await images(world, chart(files))
+
+
+@real_helm
+@pytest.mark.parametrize("template", ['{{ repeat 1000000000 "too much" }}', "{{ until 2000000000 }}"])
+async def test_a_chart_that_is_a_bomb(world: World, template: str) -> None:
+    """Gigabytes out of a line are refused by the kernel, and the error says so in short."""
+    with pytest.raises(Refused, match=r"does not render it: fatal error: .*memory") as refused:
+        await images(world, chart({"templates/a.yaml": template}))
+    assert len(str(refused.value)) < 600
 
 
 @real_helm
