@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from iarproxy.cli.bundle_apply import apply, verify
 from iarproxy.cli.bundle_create import create
 from iarproxy.cli.bundle_inspect import inspect
 from iarproxy.cli.bundle_receipt import receipt
@@ -14,3 +15,5 @@ app.command()(create)
 app.command()(sign)
 app.command()(receipt)
 app.command()(inspect)
+app.command()(verify)
+app.command()(apply)

@@ -1,0 +1,245 @@
+"""What the names of a bundle mean for a site: new, as they are, updates, or conflicts that a person decides.
+
+Rule 1: a tag that an earlier bundle of the same origin pinned, and nobody changed since, is updated by a later one:
+        by sequence within a set, else by when the bundles were made. Everything else that differs is a conflict.
+Rule 2: a name that a person here removed is a conflict too: it awaits a person's word, as it does for a first fetch.
+        One that retention took away is as one that never was.
+Rule 3: conflicts are listed together, and nothing is applied until it was said which side wins.
+Rule 4: a recall always wins: a name that leads to recalled content is left out where the site wins, and refused where
+        it does not.
+Rule 5: tags that policy follows are set as followed, and those that it refuses are left out, and told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final, assert_never
+
+from iarproxy.errors import BundleRefused, Denied
+from iarproxy.ledger import Change, Event, EventKind, Ledger, Pin, Unpinned
+from iarproxy.ledger.recalls import Recall, remedy
+from iarproxy.oci import Descriptor, Digest, Reference, TagReference
+from iarproxy.oci.bundle_manifest import BundledAttachment, BundledName, BundleManifest
+from iarproxy.trust import Mode, TagRule
+from iarproxy.trust.bundles import BundleStatement
+from iarproxy.trust.environments import Environment, PinsFrom
+
+_AT_ONCE: Final = 200  # names that the ledger is asked for at the same time
+_SPELLED: Final = 20
+
+
+class Prefer(StrEnum):
+    """Which side wins where a name stands for different things."""
+
+    BUNDLE = "bundle"
+    SITE = "site"
+
+
+@dataclass(frozen=True, slots=True)
+class Differs:
+    """A name that stands for something else here. `said`: in one sentence."""
+
+    reference: TagReference
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What applying the names comes to.
+
+    Attributes:
+        changes: of pins. unchanged: how many are as the bundle has them.
+        followed: attachment tags, and tags that policy follows.
+        kept: what differs and stays, since the site wins.
+        skipped: what policy refuses, a sentence each.
+    """
+
+    changes: tuple[Change, ...]
+    unchanged: int
+    followed: tuple[tuple[TagReference, Descriptor], ...]
+    kept: tuple[Differs, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def without(self, recalled: Mapping[TagReference, Recall]) -> Names:
+        """The same without names that lead to recalled content (rule 4)."""
+        left = tuple(each for each in self.changes if each.reference not in recalled)
+        out = tuple(
+            Differs(each.reference, f"{each.reference} leads to recalled content: {recalled[each.reference]}")
+            for each in self.changes
+            if each.reference in recalled
+        )
+        followed = tuple(each for each in self.followed if each[0] not in recalled)
+        return replace(self, changes=left, followed=followed, kept=(*self.kept, *out))
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How a site takes names. `upstreams`: the registries that it serves."""
+
+    ledger: Ledger
+    upstreams: Collection[str]
+    rules: Sequence[TagRule]
+    environment: Environment
+
+    def insist(self, manifest: BundleManifest) -> None:
+        """Return if names of these registries can be served here, and bundles may pin in this environment.
+
+        Raises:
+            BundleRefused: `conflict`: a registry is no upstream of this site. Denied: pins come by promotion.
+        """
+        if self.environment.pins_from is PinsFrom.PROMOTION:
+            raise Denied(
+                f"the environment {self.environment.name} takes pins by promotion only; `iarproxy bundle apply` into"
+                f" {self.environment.promote_from}, then `iarproxy promote`"
+            )
+        every: Iterable[BundledName | BundledAttachment] = (*manifest.names, *manifest.attachments)
+        unknown = sorted({each.reference.repository.registry for each in every}.difference(self.upstreams))
+        if unknown:
+            sections = ", ".join(f'[upstreams."{each}"] with its url' for each in unknown[:_SPELLED])
+            raise BundleRefused(
+                "conflict",
+                f"{', '.join(unknown[:_SPELLED])}: no upstream of this site, so nobody could ask for its names; add"
+                f" {sections} to the configuration, and apply the bundle again",
+            )
+
+    def insist_on_none_recalled(self, manifest: BundleManifest, prefer: Prefer | None) -> dict[Digest, Recall]:
+        """What of a bundle is recalled here, where the site wins.
+
+        Raises:
+            BundleRefused: `conflict`: some of it is, and the site does not win.
+        """
+        contents = {*(each.digest for each in manifest.provides), *manifest.requires}
+        found = {digest: recall for digest, recall in self.ledger.recalls.known.items() if digest in contents}
+        if found and prefer is not Prefer.SITE:
+            first = next(iter(found.values()))
+            raise BundleRefused(
+                "conflict",
+                f"the bundle has recalled content: {first}; `{remedy(first.digest)}` lifts it, or `--prefer site`"
+                " leaves out what contains it",
+                recalled=len(found),
+            )
+        return found
+
+    async def compare(self, manifest: BundleManifest, said: BundleStatement, prefer: Prefer | None) -> Names:
+        """What is to be done.
+
+        Raises:
+            BundleRefused: `conflict`: names stand for something else here, and nobody said which side wins.
+            LedgerDamaged, LedgerUnavailable: what they stand for cannot be read.
+        """
+        detail = detail_of(said)
+        followed = [(each.reference, each.descriptor) for each in manifest.attachments]
+        pinned, skipped = list[BundledName](), list[str]()
+        for name in manifest.names:
+            match self._mode(name.reference):
+                case Mode.PIN:
+                    pinned.append(name)
+                case Mode.FOLLOW:
+                    assert isinstance(name.reference, TagReference)  # noqa: S101  # a digest has no mode
+                    followed.append((name.reference, name.descriptor))
+                case Mode.REFUSE:
+                    skipped.append(f"{name.reference}: a tag rule refuses it here")
+                case None:
+                    pass  # by digest: no name to change
+                case mode:
+                    assert_never(mode)
+        changes, differing, unchanged = list[Change](), list[tuple[Change, Differs]](), 0
+        for name, now in zip(pinned, await self._standing(pinned), strict=True):
+            change = _change(self.environment.name, name, now, detail)
+            if change is None:
+                unchanged += 1
+            elif (differs := await self._differs(now, change, said)) is None:
+                changes.append(change)
+            else:
+                differing.append((change, differs))
+        kept = _decided([each for _, each in differing], prefer)
+        won = [change for change, _ in differing] if prefer is Prefer.BUNDLE else []
+        return Names((*changes, *won), unchanged, tuple(followed), tuple(kept), tuple(skipped))
+
+    def _mode(self, reference: Reference) -> Mode | None:
+        if not isinstance(reference, TagReference):
+            return None
+        if reference.tag.is_attachment:
+            return Mode.FOLLOW
+        return self.environment.rule_for(reference, self.rules).mode
+
+    async def _standing(self, names: Sequence[BundledName]) -> list[Pin | Unpinned]:
+        pins = self.ledger.within(self.environment.name)
+        found = list[Pin | Unpinned]()
+        for start in range(0, len(names), _AT_ONCE):
+            tags = [
+                each.reference for each in names[start : start + _AT_ONCE] if isinstance(each.reference, TagReference)
+            ]
+            found += await asyncio.gather(*map(pins.standing, tags))
+        return found
+
+    async def _differs(self, now: Pin | Unpinned, change: Change, said: BundleStatement) -> Differs | None:
+        """Why a change is a conflict; None: it is none (rules 1 and 2)."""
+        if isinstance(now, Unpinned) and (not now.revision or now.retired):
+            return None
+        event = await self.ledger.within(self.environment.name).made(change.reference)
+        if event is not None and _is_earlier(event, said):
+            return None
+        by = "" if event is None else f" by {event.actor} at {event.at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+        new = change.new.digest if change.new is not None else None
+        if isinstance(now, Unpinned):
+            return Differs(now.reference, f"{now.reference} was removed here{by}; the bundle has {new}")
+        return Differs(now.reference, f"{now.reference} is {now.descriptor.digest} here{by}; the bundle has {new}")
+
+
+def detail_of(said: BundleStatement) -> dict[str, Any]:
+    """What the journal keeps of a bundle with each name that it brought."""
+    return {
+        "bundle": str(said.bundle),
+        "origin": said.origin,
+        "set": said.set,
+        "sequence": said.sequence,
+        "created": said.created.isoformat(),
+    }
+
+
+def _change(environment: str, name: BundledName, now: Pin | Unpinned, detail: dict[str, Any]) -> Change | None:
+    """What makes a tag what the bundle says; None: it is."""
+    old = now.descriptor.digest if isinstance(now, Pin) else None
+    if old == name.descriptor.digest:
+        return None
+    assert isinstance(name.reference, TagReference)  # noqa: S101  # others are not asked for
+    source = f"bundle {detail['sequence']} of set {detail['set']} from {detail['origin']}"
+    return Change(environment, name.reference, old, name.descriptor, source, detail)
+
+
+def _is_earlier(event: Event, said: BundleStatement) -> bool:
+    """Whether that event is the act of an earlier bundle of the same origin (rule 1)."""
+    body = event.body
+    if event.kind is not EventKind.IMPORTED or body.get("origin") != said.origin or "bundle" not in body:
+        return False
+    if body.get("set") == said.set:
+        return int(body["sequence"]) < said.sequence
+    return datetime.fromisoformat(str(body["created"])) <= said.created
+
+
+def _decided(differing: Sequence[Differs], prefer: Prefer | None) -> Sequence[Differs]:
+    """What stays as it is here.
+
+    Raises:
+        BundleRefused: nobody said which side wins.
+    """
+    match prefer:
+        case Prefer.BUNDLE:
+            return ()
+        case Prefer.SITE:
+            return differing
+        case None:
+            if differing:
+                rest = f"; and {len(differing) - _SPELLED} more" if len(differing) > _SPELLED else ""
+                told = "; ".join(each.said for each in differing[:_SPELLED])
+                raise BundleRefused(
+                    "conflict", f"{told}{rest}; say which side wins with --prefer bundle or --prefer site"
+                )
+            return ()
+        case _:
+            assert_never(prefer)

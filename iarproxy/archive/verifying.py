@@ -1,0 +1,68 @@
+"""Verifying a bundle without a site: who vouches for it, and every byte of it; nothing is changed anywhere.
+
+Rule: who signed it comes first, for everything else is judged by what was signed. After that all that is wrong is told,
+      volume by volume, and not only what is found first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from iarproxy.archive import evidence
+from iarproxy.archive.checking import cut_of, everything, place, spares
+from iarproxy.archive.folder import BundleFolder
+from iarproxy.archive.staging import JOURNAL
+from iarproxy.errors import BundleRefused
+from iarproxy.trust.bundles import Vouched, judge, vouched
+from iarproxy.trust.signing import PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found. `wrong`: code and sentence of each thing; `remarks`: what lies there besides."""
+
+    vouched: Vouched
+    volumes: int
+    wrong: tuple[tuple[str, str], ...]
+    remarks: tuple[str, ...]
+
+
+def verify(
+    folder: BundleFolder,
+    trusted: Sequence[Sequence[PublicKey]],
+    *,
+    threshold: int | None,
+    now: datetime,
+    told: Callable[[int, int], None],
+) -> Verified:
+    """Read all of a bundle. Blocking; `told` is called with how many more bytes were read, and how many there are.
+
+    Raises:
+        BundleRefused: nobody who is trusted vouches for what `bundle.json` is.
+    """
+    bundle = vouched(folder.signatures, folder.manifest, trusted, threshold=threshold, rotations=folder.rotations)
+    manifest = bundle.manifest
+    cut, size = cut_of(manifest), sum(each.size for each in manifest.provides)
+    placed = place(folder, manifest.identity, cut)
+    problems = everything(manifest, cut, placed, lambda more: told(more, size))
+    wrong = (*_beside(folder, bundle, now), *((each.code, each.said) for each in problems))
+    return Verified(bundle, len(cut), wrong, tuple(spares(folder, manifest.identity, placed)))
+
+
+def _beside(folder: BundleFolder, bundle: Vouched, now: datetime) -> list[tuple[str, str]]:
+    """What is wrong beside the volumes."""
+    found = list[tuple[str, str]]()
+    if folder.journal is None:
+        found.append(("manifest-altered", f"{JOURNAL} is missing; copy it again"))
+    for check in (
+        lambda: evidence.checked(folder.journal or b"", bundle.statement, bundle.manifest),
+        lambda: judge(bundle.statement, None, now),
+    ):
+        try:
+            check()
+        except BundleRefused as refused:
+            if refused.code != "manifest-altered" or folder.journal is not None:
+                found.append((refused.code, str(refused)))
+    return found
