@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import orjson
 import pytest
 
+from iarproxy.errors import IarproxyError
 from iarproxy.mirror import attachments
 from iarproxy.mirror.attachments import Attached
 from iarproxy.oci import Digest, Platform, Tag
@@ -14,8 +16,10 @@ from iarproxy.oci.closure import Root
 from iarproxy.oci.media_types import OCI_INDEX
 from images import Published, artifact, index, small_image
 from promoting_world import order, promote
+from registry import FakeRegistry
+from registry_auth import Authority
 from registry_faults import Fault
-from world import World
+from world import World, a_world
 
 NAME = "team/app"
 SBOM = "application/spdx+json"
@@ -78,6 +82,27 @@ async def test_everything_attached_is_found_and_served_without_upstream(world: W
     assert [str(signed.digest)] == await referrers(world, sbom.digest)
     answer = await world.mirror.manifest(world.repository(), Tag(f"sha256-{subject.digest.hex}.sig"))
     assert signature.raw == answer.raw
+
+
+async def test_of_a_private_upstream_too(tmp_path: Path) -> None:
+    """What is attached is linked to its repository; so it is served without upstream, and by no other repository."""
+    secret = tmp_path / "password"
+    secret.write_text("s3cret")
+    secret.chmod(0o600)
+    async with FakeRegistry(authority=Authority(kind="basic", users={"robot": "s3cret"})) as registry:
+        subject = registry.content.publish(NAME, "1", small_image())
+        sbom = registry.content.publish(NAME, None, artifact(subject, artifact_type=SBOM))
+        async with a_world(tmp_path, registry, password_file=secret) as world:
+            await world.tag()
+            found = await of(world, subject)
+            assert ([], {fallback(world, subject.digest)}) == (found.lacking, tags(found))
+            await registry.stop()
+        async with a_world(tmp_path, registry, password_file=secret) as world:
+            assert [str(sbom.digest)] == await referrers(world, subject.digest)
+            for digest in (sbom.digest, found.attachments[0].descriptor.digest):
+                assert digest == (await world.mirror.manifest(world.repository(), digest)).descriptor.digest
+                with pytest.raises(IarproxyError):
+                    await world.mirror.manifest(world.repository("team/other"), digest)
 
 
 async def test_nothing_attached_is_nothing_lacking(world: World) -> None:
