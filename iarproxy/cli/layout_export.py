@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -51,9 +51,9 @@ def export(
         bool, typer.Option("--flat", help="Name the one platform's image, and not its index without the others.")
     ] = False,
     bundle: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            "--bundle", metavar="DIR", help="Join a bundle's volumes; no store is needed.", show_default=False
+            "--bundle", metavar="DIR", readable=False, help="Join a bundle's volumes; repeat for each medium."
         ),
     ] = None,
     env: EnvironmentOption = DEFAULT,
@@ -68,13 +68,12 @@ def export(
     if bool(refs) == bool(bundle):
         raise typer.BadParameter("name what to export: REF..., or --bundle DIR")
     chosen = platforms(platform)
-    if bundle is not None:
+    if bundle:
         if chosen or flat or form is LayoutFormat.DOCKER_ARCHIVE:
             raise typer.BadParameter(
                 "--bundle writes all of a bundle as --format oci or oci-archive; leave the rest out"
             )
-        contents, chunks = joined(bundle)
-        with _writer(target, form, None) as write:
+        with joined(bundle) as (contents, chunks), _writer(target, form, None) as write:
             write(contents, chunks)
         return _tell([], contents, target, json=json)
 
@@ -128,6 +127,8 @@ def _writer(target: Path, form: LayoutFormat, store: Path | None) -> Iterator[Wr
         yield lambda contents, chunks: _translated(target, partial(write_folder, folder, contents, chunks))
     finally:
         os.close(folder)
+        with suppress(OSError):  # it has the layout, or what was written of it
+            target.rmdir()
 
 
 def _new_folder(target: Path, store: Path | None) -> int:
