@@ -6,6 +6,7 @@ import typer
 
 from iarproxy.cli.bundle_apply import apply, verify
 from iarproxy.cli.bundle_create import create
+from iarproxy.cli.bundle_inbox import inbox
 from iarproxy.cli.bundle_inspect import inspect
 from iarproxy.cli.bundle_receipt import receipt
 from iarproxy.cli.bundle_sign import sign
@@ -17,3 +18,4 @@ app.command()(receipt)
 app.command()(inspect)
 app.command()(verify)
 app.command()(apply)
+app.command()(inbox)
