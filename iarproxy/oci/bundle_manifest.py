@@ -25,6 +25,7 @@ from iarproxy.oci.set_record import described, described_in, reference_of, tag_o
 
 MEDIA_TYPE = "application/vnd.iarproxy.bundle.v1+json"
 MAX_BUNDLE = 256 * 2**20  # bytes of the document
+MAX_NAMES = 100_000  # and as many attachments
 SET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -122,6 +123,8 @@ class BundleManifest:
         """
         try:
             document = orjson.loads(raw)
+            if max(len(document["names"]), len(document["attachments"])) > MAX_NAMES:
+                raise Malformed(f"it has over {MAX_NAMES} names or attachments")
             found = cls(
                 set=document["set"],
                 names=tuple(map(_name, document["names"])),

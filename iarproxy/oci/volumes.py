@@ -25,6 +25,8 @@ BLOCK = 512  # bytes
 END = 2 * BLOCK  # bytes of zeros that end an archive
 MAX_ENTRY = 8 * 2**30 - BLOCK  # bytes: eleven octal digits, in whole blocks
 MIN_VOLUME = 2**20  # bytes
+MAX_VOLUMES = 20_000
+MAX_BYTES = 2**47  # of all blobs of a bundle
 _NAME, _PREFIX = 100, 155  # bytes of a ustar path's two parts
 _WASTE = 16
 VOLUME = "iarproxy/volume.json"
@@ -129,6 +131,11 @@ def volumes(bundle: Digest, layout: Sequence[Literal], blobs: Sequence[Carried],
     """
     if limit is not None and limit < MIN_VOLUME:
         raise Malformed(f"a volume of {limit} bytes is too small; give at least {MIN_VOLUME}")
+    size = sum(each.size for each in blobs)
+    if size > min(MAX_BYTES, MAX_VOLUMES * (limit or MAX_BYTES)):
+        raise Malformed(
+            f"{size} bytes are too many for volumes of {limit or MAX_ENTRY}; at most {MAX_VOLUMES} are made"
+        )
     cut = _cut(layout, blobs, limit)
     marked = [_marked(bundle, number, len(cut)) for number in range(1, len(cut) + 1)]
     return [
@@ -209,7 +216,7 @@ def _next(blob: Carried, done: int, room: int, limit: int | None) -> Piece | Non
     fresh = MAX_ENTRY if limit is None else limit - END - 2 * BLOCK
     if limit is not None and _taken(whole) <= fresh and room < limit // _WASTE:
         return None
-    header = len(_header(Piece(blob.digest, done, 1, blob.size + 1)))
+    header = _header_size(Piece(blob.digest, done, 1, blob.size + 1))
     fits = min((room - header) // BLOCK * BLOCK, MAX_ENTRY)
     if fits < BLOCK or (limit is not None and room < limit // _WASTE and fits < left):
         return None
@@ -217,7 +224,7 @@ def _next(blob: Carried, done: int, room: int, limit: int | None) -> Piece | Non
 
 
 def _taken(content: Literal | Piece) -> int:
-    return len(_header(content)) + padded(content.size)
+    return _header_size(content) + padded(content.size)
 
 
 def _placed(contents: Sequence[Literal | Piece]) -> Iterator[Entry]:
@@ -228,15 +235,25 @@ def _placed(contents: Sequence[Literal | Piece]) -> Iterator[Entry]:
         at = entry.end
 
 
+def _header_size(content: Literal | Piece) -> int:
+    """How many bytes `_header` gives, without making them."""
+    path = content.name.encode()
+    return BLOCK if len(path) <= _NAME or _parted(path) else len(_header(content))
+
+
 def _header(content: Literal | Piece) -> bytes:
     path = content.name.encode()
-    for cut in (index for index, byte in enumerate(path) if byte == ord("/")):
-        if cut <= _PREFIX and len(path) - cut - 1 <= _NAME:
-            prefix, name = (b"", path) if len(path) <= _NAME else (path[:cut], path[cut + 1 :])
-            return _block(name, prefix, content.size, b"0")
     if len(path) <= _NAME:
         return _block(path, b"", content.size, b"0")
+    if cut := _parted(path):
+        return _block(path[cut + 1 :], path[:cut], content.size, b"0")
     return _pax(path) + _block(path[:_NAME], b"", content.size, b"0")
+
+
+def _parted(path: bytes) -> int:
+    """Where a path that is too long for a name is parted into prefix and name; 0: it is too long for both."""
+    cut = path.find(b"/", len(path) - _NAME - 1)
+    return cut if 0 < cut <= _PREFIX else 0
 
 
 def _pax(path: bytes) -> bytes:

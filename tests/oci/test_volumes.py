@@ -14,7 +14,7 @@ from iarproxy.errors import Malformed
 from iarproxy.oci import Digest
 from iarproxy.oci.bundle_manifest import Carried
 from iarproxy.oci.digest import Algorithm
-from iarproxy.oci.volumes import BLOCK, MIN_VOLUME, Literal, Piece, Volume, extents, marked_in, volumes
+from iarproxy.oci.volumes import BLOCK, MAX_VOLUMES, MIN_VOLUME, Literal, Piece, Volume, extents, marked_in, volumes
 
 BUNDLE = Digest.of(b"bundle")
 SIZES = st.sampled_from(
@@ -80,3 +80,10 @@ def test_volumes_that_are_too_small_are_refused(limit: int, index: int) -> None:
     """The message says what to choose instead."""
     with pytest.raises(Malformed, match=r"at least 1048576|choose larger"):
         volumes(BUNDLE, [Literal("index.json", b"x" * index)], [], limit)
+
+
+@pytest.mark.parametrize(("size", "limit"), [(2**62, MIN_VOLUME), (2**62, None), (MAX_VOLUMES * 2**20 + 1, MIN_VOLUME)])
+def test_what_nobody_can_carry_is_refused(size: int, limit: int | None) -> None:
+    """Sizes beyond all media are refused before anything is cut; else a number in a document would take for ever."""
+    with pytest.raises(Malformed, match="too many"):
+        volumes(BUNDLE, [], [Carried(BUNDLE, size)], limit)
