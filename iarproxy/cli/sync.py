@@ -19,8 +19,14 @@ from iarproxy.config.sets import load_sets
 from iarproxy.config.values import Duration
 from iarproxy.errors import Refused
 from iarproxy.mirror.syncing_values import Failed, Plan, PlannedName, Synced
+from iarproxy.oci.attached_kind import AttachedKind
 from iarproxy.oci.set_record import Member
 
+_KINDS = {
+    AttachedKind.SIGNATURE: "signatures",
+    AttachedKind.SBOM: "an SBOM",
+    AttachedKind.PROVENANCE: "provenance",
+}
 _SHOWN = 20  # failures and remarks that are spelled out
 
 
@@ -129,6 +135,7 @@ def _print_plan(name: str, plan: Plan) -> None:
         lines.append(f"{_count(plan.omitted, 'manifest')} for other platforms left out")
     if plan.attached is not None:
         lines.append(f"to {plan.attached} of {plan.manifests} manifests something is attached, not counted above")
+    lines += _kinds(plan.kinds, len(plan.names))
     out.print("; ".join(lines) + ". Nothing was written.", markup=False)
 
 
@@ -146,10 +153,19 @@ def _print_synced(synced: Synced) -> None:
     lines = [f"{record.name}: {_count(len(record.members), 'name')}, {len(synced.pinned)} newly pinned"]
     if record.referrers:
         lines.append(_count(len(record.attachments), "list or tag", "lists or tags") + " of what is attached")
+    lines += _kinds(synced.kinds, len(record.members))
     lines.append(f"{_count(synced.fetched, 'blob')}, {as_bytes(synced.bytes)} fetched; {as_bytes(synced.held)} held")
     out.print("; ".join(lines), markup=False)
     if record.is_complete:
         out.print(f"complete; `iarproxy bundle create {record.name}` makes a bundle of it", markup=False)
+
+
+def _kinds(kinds: dict[AttachedKind, int] | None, names: int) -> list[str]:
+    """How many names are signed, and so on."""
+    if kinds is None:
+        return []
+    told = ", ".join(f"{kinds[kind]} have {words}" for kind, words in _KINDS.items())
+    return [f"of {_count(names, 'name')} {told}"]
 
 
 def _remarks(remarks: tuple[str, ...]) -> None:
@@ -185,6 +201,7 @@ def _plan_json(name: str, plan: Plan) -> dict[str, Any]:
         "omitted": plan.omitted,
         "manifests": plan.manifests,
         "attached": plan.attached,
+        "kinds": _named(plan.kinds),
         "lacking": _lacking(plan.failed),
         "remarks": plan.remarks,
     }
@@ -202,11 +219,16 @@ def _synced_json(synced: Synced) -> dict[str, Any]:
         "attachments": [str(each.reference) for each in record.attachments],
         "fetched": {"count": synced.fetched, "bytes": synced.bytes},
         "held": synced.held,
+        "kinds": _named(synced.kinds),
         "lacking": _lacking(synced.failed),
         "left_out": [{"what": each.what, "why": each.why} for each in synced.left_out],
         "unresolved": record.unresolved,
         "remarks": synced.remarks,
     }
+
+
+def _named(kinds: dict[AttachedKind, int] | None) -> dict[str, int] | None:
+    return None if kinds is None else {kind.value: count for kind, count in kinds.items()}
 
 
 def _member(member: Member, *, new: bool) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from iarproxy.mirror.syncing_run import Run, together
 from iarproxy.mirror.syncing_values import Asked, Progress, Synced
 from iarproxy.mirror.syncing_waiting import Waiting
 from iarproxy.oci import Descriptor, Digest, DigestReference, Manifest, Repository
-from iarproxy.oci.closure import Root, walk
+from iarproxy.oci.closure import Closure, Root, walk
 from iarproxy.oci.set_record import MEDIA_TYPE, SetRecord
 from iarproxy.store import Store
 from iarproxy.upstream import Purpose
@@ -129,11 +129,13 @@ class Syncing:
 
     async def _documents_of(self, run: Run) -> None:
         async def one(each: Resolved) -> None:
-            await self._walk(run, each.asked.reference.repository, Root(each.descriptor, each.asked.platforms))
+            name = each.asked.reference
+            found = await self._walk(run, name.repository, Root(each.descriptor, each.asked.platforms))
+            run.tally.below[name] = frozenset(found.documents)
 
         await run.each("manifests", list(run.resolved.values()), one)
 
-    async def _walk(self, run: Run, repository: Repository, root: Root) -> None:
+    async def _walk(self, run: Run, repository: Repository, root: Root) -> Closure:
         """Have the documents below `root`, and learn what they need."""
 
         async def load(descriptor: Descriptor) -> Manifest | None:
@@ -146,17 +148,24 @@ class Syncing:
             return manifest
 
         try:
-            run.add(await walk([root], load))
+            found = await walk([root], load)
         except ManifestInvalid as error:
             run.note(DigestReference(repository, root.descriptor.digest), error)
+            return Closure()
+        run.add(found)
+        return found
 
     async def _attach(self, run: Run) -> None:
         async def one(where: tuple[Repository, Root]) -> None:
-            attached = await self._attached_to(run, *where)
-            if attached is not None:
-                run.attach(attached)
-                for attachment in attached.attachments:
-                    await self._walk(run, where[0], Root(attachment.descriptor))
+            repository, root = where
+            attached = await self._attached_to(run, repository, root)
+            if attached is None:
+                return
+            run.attach(attached)
+            for each in attached.attachments:
+                found = await self._walk(run, repository, Root(each.descriptor))
+                if each.reference.tag.subject is not None:
+                    run.tally.about[repository, each.reference.tag.subject] |= run.tally.said_by(found.documents)
 
         named = run.resolved.values()
         roots = {(each.asked.reference.repository, Root(each.descriptor, each.asked.platforms)): None for each in named}
@@ -233,6 +242,7 @@ class Syncing:
             held=sum(size for digest, size in contents.items() if digest not in gone),
             failed=tuple(run.failed),
             left_out=tuple(run.left_out),
+            kinds=run.tally.counts() if referrers else None,
             remarks=tuple(run.remarks),
         )
 

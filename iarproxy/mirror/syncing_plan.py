@@ -3,14 +3,14 @@
 Rule 1: upstream is asked, in the background's part of its quota, for what no pin tells. What it answers is verified and
         forgotten.
 Rule 2: counts are of content: what several names share counts once in the sums.
-Rule 3: what is attached is counted, not looked through, so its bytes are not in the sums; images that a chart names
+Rule 3: what is attached is counted as lists tell of it, and its bytes are not in the sums; images that a chart names
         are known once the chart is held.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from iarproxy.config.sets import WantedSet
@@ -28,8 +28,10 @@ from iarproxy.oci import (
     Manifest,
     Repository,
     Tag,
+    TagReference,
     parse_manifest,
 )
+from iarproxy.oci.attached_kind import kinds_listed, kinds_of
 from iarproxy.oci.closure import Root, walk
 from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.store import Store
@@ -76,13 +78,15 @@ class Planning:
         planned = [each for each in await run.each("names", named.asked, one) if each is not None]
         charts = [f"{each.reference}: its images are not counted" for each in named.asked if each.chart]
         contents = run.closure.contents
+        attached = await self._attached(run) if referrers else None
         return Plan(
             tuple(planned),
             contents,
             {digest: size for digest, size in contents.items() if self._store.find(digest) is None},
             len(run.closure.documents),
             sum(digest not in contents for digest in run.closure.omitted),
-            await self._attached(run) if referrers else None,
+            attached,
+            None if attached is None else run.tally.counts(),
             tuple(run.failed),
             (*run.remarks, *charts),
         )
@@ -96,14 +100,18 @@ class Planning:
         run.compare(asked.reference, top, root)
 
         async def load(descriptor: Descriptor) -> Manifest | None:
-            if descriptor.digest == top.descriptor.digest:
-                return top
-            reference = DigestReference(repository, descriptor.digest)
-            asking = partial(self._document, repository, descriptor.digest)
-            return await run.tried(repository.registry, reference, asking)
+            manifest: Manifest | None = top
+            if descriptor.digest != top.descriptor.digest:
+                reference = DigestReference(repository, descriptor.digest)
+                asking = partial(self._document, repository, descriptor.digest)
+                manifest = await run.tried(repository.registry, reference, asking)
+            if manifest is not None:
+                run.tally.look(manifest)
+            return manifest
 
         found = await walk([root], load)
         run.add(found)
+        run.tally.below[asked.reference] = frozenset(found.documents)
         for digest in found.documents:
             run.whence.setdefault(digest, {})[repository] = None
         contents = found.contents
@@ -144,38 +152,40 @@ class Planning:
     async def _attached(self, run: Run) -> int:
         """To how many manifests of the set something is attached."""
         subjects = [(repository, digest) for digest, named in run.whence.items() for repository in named]
-        found = await self._tagged(run, {repository for repository, _ in subjects})
+        repositories = list(dict.fromkeys(repository for repository, _ in subjects))
+        found = set().union(*await together(repositories, partial(self._tagged, run)))
 
         async def one(subject: tuple[Repository, Digest]) -> bool:
             repository, digest = subject
             what = f"the referrers of {repository}@{digest}"
-            return bool(await run.tried(repository.registry, what, partial(self._is_listed, repository, digest)))
+            raw = await run.tried(repository.registry, what, partial(self._list, repository, digest))
+            run.tally.about[subject] |= kinds_listed(raw) if raw else set()
+            return bool(raw)
 
-        asked = [each for each in subjects if each[1] not in found]
-        listed = await run.each("attachments", asked, one)
-        return len(found.intersection(run.whence)) + len(
-            {each[1] for each, is_ in zip(asked, listed, strict=True) if is_}
-        )
+        listed = await run.each("attachments", subjects, one)
+        found |= {digest for (_, digest), is_listed in zip(subjects, listed, strict=True) if is_listed}
+        return len(found)
 
-    async def _tagged(self, run: Run, repositories: Iterable[Repository]) -> set[Digest]:
-        """What the attachment tags of these repositories are attached to."""
+    async def _tagged(self, run: Run, repository: Repository) -> set[Digest]:
+        """What of the set the attachment tags of a repository are attached to."""
+        listed = await run.tried(repository.registry, f"the tags of {repository}", partial(self._tags, repository))
+        found: set[Digest] = set()
+        for tag in () if listed is None else map(Tag, listed.tags):
+            if tag.subject is None or repository not in run.whence.get(tag.subject, ()):
+                continue
+            reference = TagReference(repository, tag)
+            manifest = await run.tried(repository.registry, reference, partial(self._fetched, repository, tag))
+            if manifest is not None:
+                found.add(tag.subject)
+                run.tally.about[repository, tag.subject] |= kinds_of(manifest.raw) | kinds_listed(manifest.raw)
+        return found
 
-        async def one(repository: Repository) -> set[Digest]:
-            tags = await run.tried(repository.registry, f"the tags of {repository}", partial(self._tags, repository))
-            subjects = [] if tags is None else [Tag(each).subject for each in tags.tags]
-            return {each for each in subjects if each is not None}
-
-        return set().union(*await together(list(repositories), one))
-
-    async def _is_listed(self, repository: Repository, subject: Digest) -> bool:
+    async def _list(self, repository: Repository, subject: Digest) -> bytes:
+        """What the upstream's API lists; empty where that is nothing."""
         upstream = self._upstreams[repository.registry]
         await upstream.require(Purpose.BACKGROUND)
         raw = await upstream.attached(repository.name, subject)
-        return raw is not None and _has_entries(raw)
-
-
-def _has_entries(raw: bytes) -> bool:
-    try:
-        return bool(parse_manifest(raw, OCI_INDEX).children)
-    except ManifestInvalid as error:
-        raise UpstreamWrong(f"upstream sends no list of referrers: {error}") from error
+        try:
+            return raw if raw is not None and parse_manifest(raw, OCI_INDEX).children else b""
+        except ManifestInvalid as error:
+            raise UpstreamWrong(f"{repository.registry} sends no list of referrers: {error}") from error

@@ -11,6 +11,7 @@ from iarproxy.config.sets import WantedSet
 from iarproxy.errors import IarproxyError
 from iarproxy.mirror.attachments import Attached
 from iarproxy.mirror.syncing_resolve import Resolved
+from iarproxy.mirror.syncing_tally import Tally
 from iarproxy.mirror.syncing_values import Asked, Failed, Progress, each_once
 from iarproxy.mirror.syncing_waiting import Waiting
 from iarproxy.oci import Digest, Manifest, Reference, Repository, TagReference
@@ -44,6 +45,7 @@ class Run:
     attachments: dict[TagReference, Attachment] = field(default_factory=dict)
     whence: dict[Digest, dict[Repository, None]] = field(default_factory=dict)
     closure: Closure = field(default_factory=Closure)
+    tally: Tally = field(default_factory=Tally)
 
     async def tried(self, registry: str, what: object, work: Callable[[], Awaitable[A]]) -> A | None:
         """The result of `work`, with the patience of this sync; None: it failed, which is noted."""
@@ -65,13 +67,14 @@ class Run:
             self.failed.append(failed)
 
     def learn(self, repository: Repository, manifest: Manifest) -> None:
-        """The repository names these blobs."""
+        """The repository names these blobs; and what the manifest says."""
+        self.tally.look(manifest)
         for blob in manifest.blobs:
             self.whence.setdefault(blob.digest, {})[repository] = None
 
     def compare(self, name: Reference, manifest: Manifest, root: Root) -> None:
         """Say where an index has none of the platforms that are wanted, and all of it comes."""
-        offered = {child.platform for child in manifest.children if child.platform}
+        offered = {each for child in manifest.children if (each := child.platform) and each.os != "unknown"}
         if not root.platforms or not offered or any(each.serves(one) for each in offered for one in root.platforms):
             return
         wanted, has = (", ".join(sorted(map(str, each))) for each in (root.platforms, offered))

@@ -9,6 +9,7 @@ from typing import Protocol
 from iarproxy.config.sets import WantedChart
 from iarproxy.errors import IarproxyError, Malformed, Refused
 from iarproxy.oci import Descriptor, Digest, Platform, Reference
+from iarproxy.oci.attached_kind import AttachedKind
 from iarproxy.oci.lock import Locked
 from iarproxy.oci.set_record import Lacking, SetRecord
 
@@ -174,7 +175,8 @@ class Plan:
     Attributes:
         contents, missing: bytes by digest of everything, and of what is not held; attachments apart.
         manifests: how many there are among `contents`. omitted: children of indexes that no wanted platform needs.
-        attached: to how many manifests of the set something is attached; None: nobody was asked.
+        attached: to how many manifests of the set something is attached; `kinds`: how many names are signed, and so on,
+            as far as lists tell. None: nobody was asked.
     """
 
     names: tuple[PlannedName, ...]
@@ -183,6 +185,7 @@ class Plan:
     manifests: int
     omitted: int
     attached: int | None
+    kinds: dict[AttachedKind, int] | None
     failed: tuple[Failed, ...]
     remarks: tuple[str, ...]
 
@@ -197,6 +200,7 @@ class Synced:
         fetched, bytes: blobs that had to be fetched.
         held: bytes of everything that the set needs and that is here.
         left_out: attachments that upstream lists and nobody can have.
+        kinds: how many names are signed, and so on, as far as what is attached claims; None: it was not asked for.
     """
 
     record: SetRecord
@@ -207,4 +211,5 @@ class Synced:
     held: int
     failed: tuple[Failed, ...]
     left_out: tuple[Lacking, ...]
+    kinds: dict[AttachedKind, int] | None
     remarks: tuple[str, ...]

@@ -41,9 +41,11 @@ def test_plan_then_sync_then_again(machine: Machine) -> None:
     synced = sync(machine, body)
     assert (0, "") == (synced.code, synced.err)
     assert "site-a: 2 names, 2 newly pinned" in synced.out
+    assert "of 2 names 0 have signatures, 0 have an SBOM, 0 have provenance" in synced.out
     assert "complete; `iarproxy bundle create site-a`" in synced.out
     again = sync(machine, body, "--plan", "--json").json
     assert ({"count": 0, "bytes": 0}, []) == (again["missing"], again["lacking"])
+    assert {"signature": 0, "SBOM": 0, "provenance": 0} == again["kinds"]
     told = sync(machine, body, "--json").json
     assert (True, 0, [f"{APP}:1.0.0", f"{APP}:1.1.0"]) == (
         told["complete"],

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from charts import chart
@@ -13,6 +15,7 @@ from iarproxy.config.sets import WantedSet, load_sets
 from iarproxy.ledger import EventKind
 from iarproxy.mirror.syncing_values import Plan, Silent, Synced
 from iarproxy.oci import Digest, Tag, TagReference
+from iarproxy.oci.attached_kind import AttachedKind
 from iarproxy.oci.set_record import SetRecord
 from images import Published, artifact, index, small_image
 from registry import FakeRegistry
@@ -385,3 +388,27 @@ async def test_a_chart_that_does_not_render(
     assert [f"the images of the chart {NAME}/charts/app:1.0.0"] == whats(synced.failed)
     assert [True] == [each.refused for each in synced.failed]
     assert 2 == len(synced.record.members)
+
+
+def predicated(published: Published) -> Published:
+    """The artifact as one that says provenance, as BuildKit writes it."""
+    document = orjson.loads(published.raw)
+    document["layers"][0]["annotations"] = {"in-toto.io/predicate-type": "https://slsa.dev/provenance/v1"}
+    return replace(published, raw=orjson.dumps(document))
+
+
+async def test_what_is_attached_is_counted(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """Plan and sync say how many names have signatures, SBOMs and provenance, whichever way they are attached."""
+    signed, listed, built, bare = (small_image(seed) for seed in range(1, 5))
+    signature = artifact(small_image(9), artifact_type="application/vnd.dev.cosign.simplesigning.v1+json")
+    registry.content.publish("team/app", f"{Tag.attached_to(signed.digest)}.sig", signature)
+    registry.content.publish("team/app", None, artifact(listed, artifact_type="application/spdx+json"))
+    provenance = predicated(artifact(built, artifact_type="application/vnd.in-toto+json"))
+    for tag, each in (("1", signed), ("2", listed), ("3", index([built, provenance])), ("4", bare)):
+        registry.content.publish("team/app", tag, each)
+    wanted = a_set(tmp_path, references(*(f"team/app:{tag}" for tag in "1234")))
+    planned, synced = await plan(world, wanted), await sync(world, wanted)
+    counts = {AttachedKind.SIGNATURE: 1, AttachedKind.SBOM: 1, AttachedKind.PROVENANCE: 1}
+    assert (counts, counts) == (planned.kinds, synced.kinds)
+    assert ((), ()) == (planned.failed, synced.failed)
+    assert (await sync(world, wanted, referrers=False)).kinds is None
