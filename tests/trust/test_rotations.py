@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -111,6 +114,37 @@ def test_every_byte_of_a_rotation_counts() -> None:
         for place in range(len(rotation)):
             with pytest.raises(BundleRefused):
                 judged(rotation[:place] + bytes([rotation[place] ^ 1]) + rotation[place + 1 :])
+
+
+LINES = [[PrivateKey.made(KeyType.ED25519) for _ in range(3)] for _ in range(3)]  # of three signers, by age
+STEPS = [[rotation_of(old, new.public) for old, new in pairwise(line)] for line in LINES]
+ROUNDS = 300 * (1 + int(os.environ.get("IARPROXY_SEEDS", "0")) // 20)
+
+
+def test_who_counts() -> None:
+    """A signer counts once, by a key that the site's or the bundle's rotations lead to and that is not retired."""
+    dice = random.Random(20261122)
+    for _ in range(ROUNDS):
+        retired = [dice.randint(0, 2) for _ in LINES]
+        reached = [dice.randint(each, 2) for each in retired]
+        signing = [[dice.random() < 0.4 for _ in line] for line in LINES]
+        threshold = dice.randint(1, 3)
+        counting = sum(any(line[gone : last + 1]) for line, gone, last in zip(signing, retired, reached, strict=True))
+        keys = [
+            key for line, told in zip(LINES, signing, strict=True) for key, did in zip(line, told, strict=True) if did
+        ]
+        dice.shuffle(keys)
+        brought = [step for steps, gone, last in zip(STEPS, retired, reached, strict=True) for step in steps[gone:last]]
+        known = [step for steps, gone in zip(STEPS, retired, strict=True) for step in steps[:gone]]
+        given: dict[str, Any] = {"rotations": brought, "retired": known, "threshold": threshold}
+        trusted = [[line[0].public] for line in LINES]
+        if counting >= threshold:
+            found = vouch(*keys, trusted=trusted, **given)
+            assert not set(found.rotations) - set(brought)
+        else:
+            with pytest.raises(BundleRefused) as caught:
+                vouch(*keys, trusted=trusted, **given)
+            assert ("too-few-signatures" if counting else "untrusted-key") == caught.value.code
 
 
 def test_too_many_rotations() -> None:
