@@ -1,13 +1,15 @@
 """Checkpoints as files: the copies that leave the machine, and what people bring back.
 
 Rule 1: a line is one JSON object with the signed note as `checkpoint`. So are the log line that tells of a checkpoint
-        and the event that does: whole logs are read in the same way, past all other lines; and so is a bare note.
+        and the event that does: whole logs are read in the same way, past all other lines; and so is a bare note. So
+        is what came over the air gap, a bundle's `journal.json` and a receipt: one line each, however long.
 Rule 2: a line is appended in one write and synced. Reading is bounded; what calls itself a checkpoint and is none is
         refused, and so is a file without any.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -24,6 +26,7 @@ from iarproxy.trust.note import MAX_NOTE
 
 _MANY = 100_000  # checkpoints: some 80 MB, and half a minute to check their signatures
 _MAX_LINE = 4 * MAX_NOTE  # bytes: a note as JSON, and what a log line has beside it
+_MAX_DOCUMENT = 256 * 2**20  # bytes of a first line, if that is all there is
 
 
 def append(path: Path, made: SignedCheckpoint) -> None:
@@ -59,6 +62,8 @@ def read(path: Path) -> Iterator[SignedCheckpoint]:
             if line[:1] not in (b"", b"{"):
                 yield _parsed(str(path), line + lines.read(MAX_NOTE), None)
                 return
+            if not line.endswith(b"\n"):
+                line += lines.readline(_MAX_DOCUMENT)
             found, number = False, 0
             while line:
                 number += 1
@@ -113,8 +118,17 @@ def _note_of(line: bytes) -> tuple[str, Any] | None:
         return None
     fields = document if isinstance(document, dict) else {}
     data = fields.get("data")
-    note = fields.get("checkpoint") or (data.get("checkpoint") if isinstance(data, dict) else None)
+    note = fields.get("checkpoint") or (data.get("checkpoint") if isinstance(data, dict) else _in_receipt(fields))
     return (note, fields.get("at")) if isinstance(note, str) else None
+
+
+def _in_receipt(fields: dict[str, Any]) -> str | None:
+    """The checkpoint of a site in its receipt, whose signature is not looked at: the note has its own."""
+    try:
+        said = orjson.loads(base64.b64decode(fields["dsseEnvelope"]["payload"]))
+        return str(said["predicate"]["journal"]["checkpoint"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def _parsed(place: str, note: str | bytes, at: Any) -> SignedCheckpoint:

@@ -158,6 +158,11 @@ def test_an_origin_that_tells_two_histories(origin: Place, site: Place, tmp_path
     made(other, tmp_path / "theirs")
     assert "journal-split" == code_of(site, made(other, tmp_path / "again"), *trust)
     site.done("bundle", "apply", made(origin, tmp_path / "next"), *trust)
+    told = [tmp_path / each / "journal.json" for each in ("mine", "theirs", "again", "next")]
+    assert "SPLIT VIEW" in site.run("journal", "compare", told[0], told[1]).out
+    assert "ask the site for a proof" in site.run("journal", "compare", told[1], told[2]).out
+    site.done("bundle", "receipt", SET, "-o", tmp_path / "receipt")
+    assert "entries" in site.done("journal", "compare", tmp_path / "receipt", tmp_path / "receipt").out
 
 
 def test_an_origin_that_was_restored(origin: Place, site: Place, tmp_path: Path) -> None:
