@@ -6,7 +6,7 @@ Rule 1: the order is the promise. Who signed it and whether it is late, what it 
 Rule 2: a refusal changes nothing but that whole blobs, and pieces of some, may be in the store: they were vouched for,
         no name leads to them, and the next run does not read them again.
 Rule 3: it may run once for each medium, twice, and several times at once. What is applied already is `Unchanged`, and
-        only sets again what no journal has: followed tags and links.
+        only brings back what was lost since: blobs, and what no journal has: followed tags and links.
 Rule 4: an apply is a person's act at the site: by an actor, with a reason.
 """
 
@@ -72,10 +72,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """A bundle that was applied before."""
+    """A bundle that was applied before. `taken`: bytes that were read, of what was lost since."""
 
     vouched: Vouched
     applied: Applied
+    taken: int = 0
 
 
 Outcome: TypeAlias = Done | Unchanged
@@ -109,7 +110,7 @@ class Site:
         bundle = await self._vouched(folder, order)
         match await self._judged(bundle, order):
             case Repeated():
-                return await self._again(bundle)
+                return await self._again(folder, bundle, told)
             case Fresh():
                 return await self._applied(folder, bundle, order, told)
             case standing:
@@ -134,13 +135,18 @@ class Site:
 
     # --- what was applied before -------------------------------------------------------------------------------------
 
-    async def _again(self, bundle: Vouched) -> Unchanged:
-        """What was applied, with what a ledger that was rebuilt does not know (rule 3)."""
-        said = bundle.statement
+    async def _again(self, folder: BundleFolder, bundle: Vouched, told: Callable[[int, int], None]) -> Unchanged:
+        """What was applied, with what was lost, or a ledger that was rebuilt does not know (rule 3)."""
+        said, taken = bundle.statement, 0
+        if await asyncio.to_thread(self._lacks, bundle.manifest):
+            taken, _ = await self._take(folder, bundle.manifest, told)
         applied = await self.ledger.bundles.last_applied(said.origin, said.set)
         assert applied is not None  # noqa: S101  # it was judged to be repeated
         await self._reattach(bundle.manifest)
-        return Unchanged(bundle, applied)
+        return Unchanged(bundle, applied, taken)
+
+    def _lacks(self, manifest: BundleManifest) -> bool:
+        return any(self.store.find(each.digest) is None for each in manifest.provides)
 
     async def _reattach(self, manifest: BundleManifest) -> None:
         contained = Contained(self.store, manifest)

@@ -218,7 +218,8 @@ def _as_json(ended: _Ended) -> dict[str, Any]:
     }
     match outcome:
         case Unchanged():
-            return {**found, "outcome": "unchanged", "remarks": [ended.remark] if ended.remark else []}
+            remarks = [ended.remark] if ended.remark else []
+            return {**found, "outcome": "unchanged", "bytes": outcome.taken, "remarks": remarks}
         case Done(names=names):
             return {
                 **found,
@@ -255,7 +256,8 @@ def _print(ended: _Ended) -> None:
     which = f"bundle {applied.sequence} of set {applied.set}"
     match outcome:
         case Unchanged():
-            _line(f"unchanged: {which} was applied at {when(applied.at)} by {applied.actor}")
+            lost = f"; {as_bytes(outcome.taken)} that were lost since are back" if outcome.taken else ""
+            _line(f"unchanged: {which} was applied at {when(applied.at)} by {applied.actor}{lost}")
         case Done(names=names):
             _line(
                 f"applied {which}: {len(names.changes)} names changed, {names.unchanged} as they were;"

@@ -172,3 +172,17 @@ def test_whence_and_what_would_bring_it(world: World) -> None:
     assert f"the set site-a leaves it out of {APP}:1" in arm["outcome"]
     ended = world.site.run("pull", f"{APP}:9")
     assert (4, True) == (ended.code, "add it to the set site-a in the sets file at" in ended.err)
+
+
+def test_what_was_lost_is_brought_back(world: World) -> None:
+    """A blob that is gone from the store: the miss says which bundle to apply again, and that brings it back."""
+    made = world.bundle(world.inbox / "one", "1")
+    assert {"site-a 1": "applied"} == world.taken()
+    (layer,) = small_image(1, size=700_000).layers
+    path = world.site.store / "blobs/sha256" / layer.hex
+    path.unlink()
+    ended = world.site.run("pull", f"{APP}:1")
+    assert (4, True) == (ended.code, "it was lost since; apply that bundle again" in ended.err)
+    told = world.site.done("bundle", "apply", made, "--trust", world.origin.folder / "team.pub", "--json").json
+    assert ("unchanged", 700_000, True) == (told["outcome"], told["bytes"] // 100_000 * 100_000, path.exists())
+    assert 0 == world.site.run("pull", f"{APP}:1").code
