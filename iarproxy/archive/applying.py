@@ -205,7 +205,7 @@ class Site:
             raise BundleRefused("manifest-altered", f"{JOURNAL} is missing; copy it again")
         shown = await asyncio.to_thread(evidence.checked, folder.journal, bundle.statement, bundle.manifest)
         seen = evidence.compared(shown, await self.ledger.bundles.history(), bundle.statement.set)
-        return str(shown.checkpoint.note), evidence.told(seen, bundle.statement.origin)
+        return str(shown.checkpoint.note), evidence.told(shown, seen)
 
     def _insist_on_base(self, manifest: BundleManifest) -> None:
         missing = [each for each in manifest.requires if self.store.find(each) is None]

@@ -23,7 +23,7 @@ from iarproxy.ledger import DEFAULT, Event, EventKind
 from iarproxy.ledger.bundles import Applied
 from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
 from iarproxy.ledger.evidence import entry_in, signer
-from iarproxy.ledger.keyring import How, Keyring
+from iarproxy.ledger.keyring import Keyring
 from iarproxy.oci import Digest
 from iarproxy.oci.bundle_manifest import BundleManifest
 from iarproxy.trust.bundles import BundleStatement
@@ -44,14 +44,14 @@ class Evidence:
 
     Attributes:
         checkpoint: of the origin's journal. key: who signed it.
-        lost: whether a key was lost before; nobody vouches for the one that came then.
+        lost: the entries that named a key in the place of a lost one, for which nobody vouches.
         pins: the entries that made pins of the bundle's names. omitted: how many there was no room for.
         continues: by the size of an earlier checkpoint, the proof from there.
     """
 
     checkpoint: SignedCheckpoint
     key: VerifierKey
-    lost: bool
+    lost: tuple[int, ...]
     pins: tuple[Event, ...]
     omitted: int
     continues: Mapping[int, ConsistencyProof]
@@ -118,11 +118,16 @@ def compared(evidence: Evidence, applied: Iterable[Applied], set_name: str) -> S
     return found
 
 
-def told(seen: Seen, origin: str) -> str:
+def told(shown: Evidence, seen: Seen) -> str:
     """What has to be told to a person of it; empty: nothing."""
+    origin = shown.checkpoint.checkpoint.origin
     match seen:
-        case First() | Same() | Continued():
-            return ""
+        case First():
+            return _lost(shown, 0)
+        case Same(size):
+            return _lost(shown, size)
+        case Continued(old, _):
+            return _lost(shown, old)
         case Undecided(old, new):
             return (
                 f"nothing shows that the journal of {origin} with its {new} entries continues the {old} that were seen "
@@ -130,6 +135,12 @@ def told(seen: Seen, origin: str) -> str:
             )
         case _:
             assert_never(seen)
+
+
+def _lost(shown: Evidence, known: int) -> str:
+    if not any(serial > known for serial in shown.lost):
+        return ""
+    return f"a key of the journal of {shown.key.name} was lost and replaced: nobody vouches for {shown.key}; ask there"
 
 
 def newest(applied: Iterable[Applied], origin: str) -> SignedCheckpoint | None:
@@ -156,7 +167,7 @@ def _shown(raw: bytes, said: BundleStatement, manifest: BundleManifest) -> Evide
     return Evidence(
         checkpoint=signed,
         key=signer(signed, ring),
-        lost=any(each.how is How.LOST for each in ring.keys),
+        lost=tuple(each.serial for each in ring.lost()),
         pins=pins,
         omitted=document["omitted"],
         continues={each.old: each for each in (_proof(of, signed) for of in document["continues"])},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_the_entries_of_the_names_travel(first: Carried) -> None:
     """Each pin's entry is there, shown to be in the signed tree, and so is that of the bundle's own making."""
     found = first.evidence
     assert {str(each.reference) for each in first.manifest.names} == {str(each.reference) for each in found.pins}
-    assert (first.statement.origin, 0, False) == (found.checkpoint.checkpoint.origin, found.omitted, found.lost)
+    assert (first.statement.origin, 0, ()) == (found.checkpoint.checkpoint.origin, found.omitted, found.lost)
     assert first.statement.origin == found.key.name
 
 
@@ -113,9 +114,23 @@ def test_a_journal_that_goes_on(origin: Place, first: Carried, tmp_path: Path) -
     silent = replace(second.evidence, continues={})
     seen = compared(silent, [before], SET)
     assert Undecided(old, new) == seen
-    assert f"journal proof --from {old} --to {new}" in told(seen, first.statement.origin)
-    assert "" == told(compared(second.evidence, [before], SET), first.statement.origin)
+    assert f"journal proof --from {old} --to {new}" in told(silent, seen)
+    assert "" == told(second.evidence, compared(second.evidence, [before], SET))
     assert new == getattr(newest([before, second.applied()], first.statement.origin), "size", None)
+
+
+def test_a_key_that_was_lost(origin: Place, first: Carried, tmp_path: Path) -> None:
+    """Where a key of the journal was replaced without the old one's word, that is told once."""
+    other = copied(origin, tmp_path / "other")
+    shutil.copy(origin.folder / "team.key", other.folder)
+    made(other, tmp_path / "before")
+    (other.store / "journal.key").unlink()
+    other.done("journal", "rotate-key", "--lost", "--reason", "the disk died")
+    found = made(other, tmp_path / "one")
+    assert "was lost and replaced" in told(found.evidence, First())
+    assert "was lost and replaced" in told(found.evidence, compared(found.evidence, [first.applied()], SET))
+    again = made(other, tmp_path / "two")
+    assert "" == told(again.evidence, compared(again.evidence, [found.applied()], SET))
 
 
 def test_a_journal_that_was_rolled_back(origin: Place, first: Carried, tmp_path: Path) -> None:
@@ -128,8 +143,7 @@ def test_a_journal_that_was_rolled_back(origin: Place, first: Carried, tmp_path:
 def test_two_histories(origin: Place, first: Carried, tmp_path: Path) -> None:
     """Of two copies of an origin a site takes bundles of one only, whichever is longer."""
     other = copied(origin, tmp_path / "other")
-    (other.folder / "team.key").write_bytes((origin.folder / "team.key").read_bytes())
-    (other.folder / "team.key").chmod(0o600)
+    shutil.copy(origin.folder / "team.key", other.folder)
     mine, theirs = made(origin, tmp_path / "mine"), made(other, tmp_path / "theirs")
     again = made(other, tmp_path / "again")
     assert "journal-split" == code_of(theirs.evidence, first.applied(), mine.applied())
