@@ -6,8 +6,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from iarproxy import config
+from iarproxy.cli.app import app
 from iarproxy.errors import ConfigError
 
 INBOX = '[inbox]\npath = "/in"\ntrust = ["/a.pub", "/b.pub"]\n'
@@ -59,3 +61,12 @@ def test_offline_goes_with_everything() -> None:
     )
     assert found.server.offline
     assert not _parsed("").server.offline
+
+
+def test_it_is_told(tmp_path: Path) -> None:
+    """`check-config` says what is watched, whose bundles are taken, and that nobody is asked."""
+    file = tmp_path / "iarproxy.toml"
+    file.write_text(f'[server]\noffline = true\n[store]\npath = "{tmp_path}/store"\n[upstreams."ghcr.io"]\n{INBOX}')
+    told = CliRunner().invoke(app, ["check-config", str(file)]).output
+    assert "  inbox       /in, signed by /a.pub, /b.pub\n" in told
+    assert "ghcr.io at https://ghcr.io, never asked: offline\n" in told

@@ -120,10 +120,14 @@ def check_config(
         for remark in identity.remarks:
             out.print(f"  warning     {remark}", markup=False)
     out.print(f"  store       {settings.store.path}", markup=False)
+    offline = ", never asked: offline" if settings.server.offline else ""
     for name, upstream in settings.upstreams.items():
-        out.print(f"  upstream    {name} at {', else '.join(upstream.urls)}", markup=False)
+        out.print(f"  upstream    {name} at {', else '.join(upstream.urls)}{offline}", markup=False)
     for name, section in settings.environments.items():
         out.print(f"  environment {name} on {section.described()}", markup=False)
+    if settings.inbox is not None:
+        keys = ", ".join(map(str, settings.inbox.trust))
+        out.print(f"  inbox       {settings.inbox.path}, signed by {keys}", markup=False)
     for name, hook in settings.webhooks.items():
         out.print(f"  webhook     {name}: {', '.join(hook.events)}", markup=False)
     for rule in settings.rules:

@@ -24,7 +24,8 @@ class Misses:
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self._now = now
-        self._missed: Memory[TagReference, tuple[Offline, datetime]] = Memory(_REMEMBERED)
+        # words and not the failure itself, which would keep all the frames alive through which it was raised
+        self._missed: Memory[TagReference, tuple[str, dict[str, str | int], datetime]] = Memory(_REMEMBERED)
 
     def insist(self, reference: TagReference) -> None:
         """Go on unless the tag was missed a moment ago.
@@ -33,8 +34,8 @@ class Misses:
             Offline: what was told then.
         """
         missed = self._missed.get(reference)
-        if missed is not None and abs(self._now() - missed[1]) < _FOR:
-            raise Offline(str(missed[0]), **missed[0].detail)
+        if missed is not None and abs(self._now() - missed[2]) < _FOR:
+            raise Offline(missed[0], **missed[1])
 
     def note(self, reference: TagReference, pin: Pin | None, error: Offline) -> Offline:
         """What is told of a tag that is missed: one that has a pin whose content is not here is told apart."""
@@ -42,7 +43,7 @@ class Misses:
             pinned = str(pin.descriptor.digest)
             told = f"{pin.name} is pinned to {pinned}, whose content is not here: {error}"
             error = Offline(told, **error.detail | {"pinned": pinned})
-        self._missed.put(reference, (error, self._now()))
+        self._missed.put(reference, (str(error), error.detail, self._now()))
         return error
 
     def forget(self, reference: TagReference | None) -> None:

@@ -59,8 +59,8 @@ class Missing:
             why = _why(await self._sets(), repository, wanted, is_held=self._is_held(wanted))
         except IarproxyError as error:
             log.warning("cannot tell what should have brought it", what=what, reason=str(error))
-            return Lack(f"{what}, and this server is offline; which bundles came cannot be told now: {error}")
-        found = Lack(f"{what}, and this server is offline: {why.message}", why.detail)
+            return Lack(f"{what}, and this site is offline; which bundles came cannot be told now: {error}")
+        found = Lack(f"{what}, and this site is offline: {why.message}", why.detail)
         self._told.put((repository, wanted), (found, now + _FOR))
         return found
 

@@ -41,7 +41,7 @@ Lacks: TypeAlias = Callable[[Repository, Wanted], Awaitable[Lack]]
 async def unexplained(repository: Repository, wanted: Wanted) -> Lack:
     """Why something is not here, where nobody knows more."""
     what = f"{repository}" if wanted is None else f"{wanted} of {repository}"
-    return Lack(f"{what} is not held, and this server is offline")
+    return Lack(f"{what} is not held, and this site is offline")
 
 
 class OfflineUpstream(Upstream):
