@@ -154,8 +154,8 @@ def _described(each: Descriptor) -> dict[str, str | int]:
 # --- what is measured ------------------------------------------------------------------------------------------------
 
 
-def measured(command: Sequence[str], environment: dict[str, str] | None = None) -> Ran:
-    """Run a command to its end.
+def measured(command: Sequence[str], folder: Path, environment: dict[str, str] | None = None) -> Ran:
+    """Run a command in a folder, to its end.
 
     Raises:
         Failed: it did not succeed; with what it said.
@@ -163,7 +163,7 @@ def measured(command: Sequence[str], environment: dict[str, str] | None = None) 
     os.sync()
     with tempfile.TemporaryFile() as said:
         began = time.perf_counter()
-        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=said, stderr=said)
         peak = 0
         while True:
             pid, status, used = os.wait4(process.pid, os.WNOHANG)
@@ -215,7 +215,7 @@ class Contest:
     rows: dict[str, Row] = field(default_factory=dict)
 
     def measure(self, name: str, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
-        self.rows.setdefault(name, Row(name)).runs.append(measured(command, environment))
+        self.rows.setdefault(name, Row(name)).runs.append(measured(command, self.folder, environment))
 
     def round(self, origin: Place) -> None:
         """Everything once."""

@@ -35,6 +35,7 @@ from iarproxy.trust.receipts import MAX_RECEIPT, receipt_in
 
 _SIZE: TypeAdapter[int] = TypeAdapter(Size)
 _DURATION: TypeAdapter[timedelta] = TypeAdapter(Duration)
+_LONGEST = timedelta(days=36_525)  # a hundred years
 
 SetsOption = Annotated[
     Path, typer.Option("--sets", metavar="FILE", readable=False, help="The sets file, as for `iarproxy sync`.")
@@ -86,7 +87,7 @@ def create(
         definition=wanted.definition,
         on=on,
         key=signer,
-        lifetime=_given(_DURATION, expires, "--expires"),
+        lifetime=_lifetime(expires),
         actor=kernel_actor(),
         volume_size=_given(_SIZE, volume_size, "--volume-size") if volume_size else None,
         rotations=rotations_beside(key, signer.public),
@@ -123,9 +124,18 @@ def _on(receipt: Path | None, trust: list[Path], since: Path | None, *, full: bo
     return Nothing()
 
 
+def _lifetime(text: str) -> timedelta:
+    found: timedelta = _given(_DURATION, text, "--expires")
+    if not timedelta() < found <= _LONGEST:
+        raise typer.BadParameter(f"--expires: {text} is no time that a bundle could be good for; write for example 90d")
+    return found
+
+
 def _given(kind: TypeAdapter[Any], text: str, option: str) -> Any:
     try:
         return kind.validate_python(text)
+    except OverflowError as error:
+        raise typer.BadParameter(f"{option}: {text[:40]} is too much for anything") from error
     except ValidationError as error:
         said = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise typer.BadParameter(f"{option}: {said}") from error

@@ -98,7 +98,7 @@ def _print(found: Inspected) -> None:
     here = sum(not each.problem for each in found.parts)
     size = as_bytes(sum(each.size for each in found.parts))
     carried = f"{len(manifest.provides)} blobs, {as_bytes(found.carried)}"
-    out.print(f"travels     {carried}; in {len(found.parts)} volumes of {size}, {here} of them here", markup=False)
+    out.print(f"travels     {carried}, as {size}; volumes here: {here} of {len(found.parts)}", markup=False)
     out.print(f"requires    {len(manifest.requires)} blobs that the site must hold", markup=False)
     out.print(f"names       {len(manifest.names)}, and {len(manifest.attachments)} attachments", markup=False)
     for part in found.parts:

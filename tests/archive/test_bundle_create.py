@@ -337,7 +337,11 @@ def test_a_base_that_was_not_made_here(origin: Place, tmp_path: Path) -> None:
         (["--receipt", "x"], "--receipt and --trust go together"),
         (["--full", "--trust", "x"], "--receipt and --trust go together"),
         (["--full", "--volume-size", "4 parsec"], "--volume-size: not a size"),
+        (["--full", "--volume-size", "9" * 400], "is too much for anything"),
         (["--full", "--expires", "soon"], "--expires: not a duration"),
+        (["--full", "--expires", "0d"], "--expires: 0d is no time that a bundle could be good for"),
+        (["--full", "--expires", "9999999d"], "--expires: 9999999d is no time"),
+        (["--full", "--expires", "9" * 30 + "d"], "is too much for anything"),
     ],
 )
 def test_options_that_make_no_sense(origin: Place, tmp_path: Path, words: list[str], told: str) -> None:
