@@ -135,10 +135,11 @@ def _reference(value: Any) -> Wanted:
     """A reference; one with tag and digest is a tag that shall stand for that digest."""
     if not isinstance(value, str):
         raise Malformed("not a text; write it in quotes")
-    if "@" in value:
-        named = Named.parse(value)
-        if named.tag is not None and named.digest is not None:
-            return Locked(named.pulled, named.digest)
+    named = Named.parse(value)
+    if named.tag is not None and named.tag.is_attachment:
+        raise Malformed(f"{value[:160]!r} is attached to an image; it comes with that, where referrers = true")
+    if named.tag is not None and named.digest is not None:
+        return Locked(named.pulled, named.digest)
     return parse_reference(value)
 
 

@@ -4,40 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 from iarproxy.errors import Stopped
 from iarproxy.ledger import Ledger, Pin
 from iarproxy.mirror.access import Access
 from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, RefusalAnswer, Served, TagList
 from iarproxy.mirror.attaching import Attaching
-from iarproxy.mirror.attachments import Attachments
 from iarproxy.mirror.blobs import Blobs
-from iarproxy.mirror.charts import Charts
 from iarproxy.mirror.documents import Documents
-from iarproxy.mirror.drift import Checked, DriftCheck
-from iarproxy.mirror.evidence import Evidence
-from iarproxy.mirror.explain import Explain
+from iarproxy.mirror.drift import Checked
 from iarproxy.mirror.foreign import ForeignBlobs
+from iarproxy.mirror.given import Given
 from iarproxy.mirror.holding import Holding
-from iarproxy.mirror.listing import Listings
-from iarproxy.mirror.manifests import Manifests
 from iarproxy.mirror.memory import ManifestMemory
 from iarproxy.mirror.missing import Missing
 from iarproxy.mirror.names import Names
 from iarproxy.mirror.probe import NAME as PROBE
 from iarproxy.mirror.probe import NO_REFERRERS, Probe
-from iarproxy.mirror.promotion import Promotion
 from iarproxy.mirror.promotion_facts import Surveying
 from iarproxy.mirror.refusing import Refusing
-from iarproxy.mirror.syncing import Syncing
-from iarproxy.mirror.syncing_plan import Planning
-from iarproxy.mirror.syncing_resolve import Resolving
 from iarproxy.mirror.usage import Usage
 from iarproxy.mirror.warm import Warm
-from iarproxy.mirror.watch import DriftWatch
 from iarproxy.mirror.watch_plan import Tally
 from iarproxy.oci import Digest, Platform, Repository, Tag, TagReference
 from iarproxy.store import Store
@@ -48,151 +36,6 @@ from iarproxy.upstream import Upstreams
 
 def _utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """What a mirror is made over, and the use cases that need most of it. The default environment comes first."""
-
-    store: Store
-    ledger: Ledger
-    upstreams: Upstreams
-    rules: tuple[TagRule, ...]
-    environments: tuple[Environment, ...]
-    platforms: tuple[Platform, ...]
-    now: Callable[[], datetime]
-
-    def resolving(
-        self,
-        documents: Documents,
-        refusal: RefusalForm,
-        on_first_pin: Callable[[Pin], None],
-        on_hint: Callable[[Pin], None],
-    ) -> Callable[..., Manifests]:
-        """What resolves the names of an environment, which is still to be given."""
-        return partial(
-            Manifests,
-            ledger=self.ledger,
-            upstreams=self.upstreams,
-            documents=documents,
-            rules=self.rules,
-            refusal=refusal,
-            now=self.now,
-            on_first_pin=on_first_pin,
-            on_hint=on_hint,
-        )
-
-    def listings(self, documents: Documents, manifests: Manifests) -> Listings:
-        """Tag lists and referrers."""
-        return Listings(
-            store=self.store,
-            ledger=self.ledger,
-            upstreams=self.upstreams,
-            manifests=manifests,
-            documents=documents,
-            rules=self.rules,
-            now=self.now,
-        )
-
-    def attachments(self, documents: Documents, listings: Listings) -> Attachments:
-        """What is attached to content, for whoever carries it elsewhere."""
-        return Attachments(ledger=self.ledger, upstreams=self.upstreams, documents=documents, listings=listings)
-
-    def charts(self, documents: Documents, blobs: Blobs) -> Charts:
-        """The images that Helm charts need."""
-        return Charts(store=self.store, upstreams=self.upstreams, documents=documents, blobs=blobs)
-
-    def explain(self, documents: Documents, holding: Holding, missing: Missing) -> Explain:
-        """Where names stand."""
-        return Explain(
-            store=self.store,
-            ledger=self.ledger,
-            documents=documents,
-            holding=holding,
-            missing=missing,
-            rules=self.rules,
-            upstreams=self.upstreams,
-            environments=self.environments,
-            now=self.now,
-        )
-
-    def resolving_sets(self, documents: Documents, manifests: Manifests, listings: Listings) -> Resolving:
-        """The names of sets."""
-        return Resolving(
-            store=self.store,
-            ledger=self.ledger,
-            upstreams=self.upstreams,
-            manifests=manifests,
-            documents=documents,
-            listings=listings,
-            rules=self.rules,
-        )
-
-    def planning(self, documents: Documents, resolving: Resolving) -> Planning:
-        """What syncing a set would do."""
-        return Planning(
-            store=self.store,
-            ledger=self.ledger,
-            upstreams=self.upstreams,
-            documents=documents,
-            tags=resolving.tags,
-            rules=self.rules,
-        )
-
-    def syncing(
-        self, documents: Documents, blobs: Blobs, resolving: Resolving, attachments: Attachments, charts: Charts
-    ) -> Syncing:
-        """Sets into the store."""
-        return Syncing(
-            store=self.store,
-            ledger=self.ledger,
-            documents=documents,
-            blobs=blobs,
-            resolving=resolving,
-            attachments=attachments,
-            charts=charts,
-        )
-
-    def promotion(self, documents: Documents, holding: Holding, surveying: Surveying, keeping: Attaching) -> Promotion:
-        """Names from one environment to another."""
-        return Promotion(
-            ledger=self.ledger,
-            documents=documents,
-            holding=holding,
-            surveying=surveying,
-            keeping=keeping,
-            now=self.now,
-        )
-
-    def drift(
-        self, documents: Documents, blobs: Blobs, holding: Holding, on_verdict: Callable[[Checked], None]
-    ) -> DriftCheck:
-        """What upstream offers now for one pin."""
-        evidence = Evidence(
-            documents=documents, blobs=blobs, upstreams=self.upstreams, platforms=self.platforms, now=self.now
-        )
-        return DriftCheck(
-            ledger=self.ledger,
-            upstreams=self.upstreams,
-            documents=documents,
-            holding=holding,
-            evidence=evidence,
-            rules=self.rules,
-            on_verdict=on_verdict,
-        )
-
-    def watch(self, drift: DriftCheck, told: Callable[[str, Tally], None]) -> DriftWatch:
-        """All pins that can drift, checked for ever."""
-        return DriftWatch(
-            book=self.ledger.watching,
-            check=drift.watch,
-            upstreams=self.upstreams.names,
-            environments=[each.name for each in self.environments if each.pins_first_fetches],
-            wanted=drift.is_watched,
-            favourites=self.ledger.uses.favourites,
-            now=self.now,
-            told=told,
-        )
 
 
 class Mirror:
@@ -219,7 +62,7 @@ class Mirror:
         on_tally: Callable[[str, Tally], None] = lambda _upstream, _tally: None,
         on_pin: Callable[[Pin], None] = lambda _: None,
     ) -> None:
-        given = _Given(store, ledger, upstreams, tuple(rules), (FIRST_FETCHES, *environments), tuple(platforms), now)
+        given = Given(store, ledger, upstreams, tuple(rules), (FIRST_FETCHES, *environments), tuple(platforms), now)
         self.store, self.ledger, self._on_pin = store, ledger, on_pin
         memory, access = ManifestMemory(), Access(ledger, upstreams, private=private)
         self._refusing = Refusing(store, access, memory)
