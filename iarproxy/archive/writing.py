@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from iarproxy.archive.staging import Staging, volume_name, write_all
-from iarproxy.errors import Refused
+from iarproxy.errors import Refused, StoreUnavailable
 from iarproxy.oci import Digest
 from iarproxy.oci.volumes import END, Literal, Piece, Volume
 from iarproxy.store import StoredBlob
@@ -182,7 +182,7 @@ class _Sink:
                 if self._hands.stop.is_set():
                     raise Stopped
                 buffer = self._lanes.buffer()
-                size = _read(source, buffer, piece, done)
+                size = _read(source, buffer, piece.size - done, piece.digest)
                 self._lanes.give(buffer, size, blob, own)
                 self._put(memoryview(buffer)[:size])
                 self._hands.told(size)
@@ -205,20 +205,22 @@ def _opened(find: Callable[[Digest], StoredBlob | None], piece: Piece) -> int:
     blob = find(piece.digest)
     if blob is None or blob.size != piece.whole:
         raise Damaged(piece.digest)
-    return blob.open()
+    source = blob.open()
+    os.lseek(source, piece.start, os.SEEK_SET)
+    return source
 
 
-def _read(source: int, buffer: bytearray, piece: Piece, done: int) -> int:
-    """Fill the buffer from where the piece was left off; how many bytes."""
-    room = memoryview(buffer)[: min(_CHUNK, piece.size - done)]
+def _read(source: int, buffer: bytearray, left: int, digest: Digest) -> int:
+    """Read on, at most `left` bytes and what the buffer holds; how many."""
     try:
-        size = os.preadv(source, [room], piece.start + done)
+        size = os.readv(source, [memoryview(buffer)[:left]])
     except OSError as error:
         if error.errno != errno.EIO:
-            raise
+            said = f"{digest} cannot be read: {error.strerror}; look at the disk and the system log"
+            raise StoreUnavailable(said, digest=str(digest)) from error
         size = 0
     if not size:
-        raise Damaged(piece.digest)
+        raise Damaged(digest)
     return size
 
 

@@ -21,7 +21,7 @@ import pytest
 
 from iarproxy.archive.staging import INCOMPLETE, MANIFEST, staging
 from iarproxy.archive.writing import Damaged, Hands, Stopped, Writing
-from iarproxy.errors import Refused
+from iarproxy.errors import Refused, StoreUnavailable
 from iarproxy.oci import Digest
 from iarproxy.oci.bundle_layout import volumes_of
 from iarproxy.oci.bundle_manifest import BundleManifest, Carried
@@ -214,6 +214,28 @@ def test_a_blob_that_is_gone_is_named(shelf: Shelf, tmp_path: Path) -> None:
         Writing(Hands(made, lambda digest: None, lambda size: None, threading.Event())) as writing,
     ):
         writing.write(volumes_of(manifest))
+
+
+class Unreadable(StoredBlob):
+    """A blob that the disk opens, and fails to read; `path` says how."""
+
+    __slots__ = ()
+
+    def open(self) -> int:
+        return os.open(self.path, os.O_RDONLY)
+
+
+@pytest.mark.parametrize(
+    ("path", "error"), [("/proc/self/mem", Damaged), ("/", StoreUnavailable)], ids=["bad sector", "anything else"]
+)
+def test_a_blob_that_cannot_be_read(tmp_path: Path, path: str, error: type[Exception]) -> None:
+    """A bad sector is damage, which quarantine and a sync heal; what else the disk says is told as it is."""
+    shelf = Shelf(tmp_path / "blobs")
+    digest = shelf.put(b"any")
+    shelf.found[digest] = Unreadable(digest, 3, path)
+    with pytest.raises(error, match=str(digest)):
+        write(shelf, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_stop_ends_it(shelf: Shelf, tmp_path: Path) -> None:
