@@ -28,8 +28,6 @@ _CHUNK: Final = 2**20  # bytes
 _ZEROS: Final = bytes(_CHUNK)
 _LANES: Final = 2  # volumes that are read at the same time
 _TOLD: Final = 20  # problems spelled out
-MAX_BYTES: Final = 2**50  # of all blobs of a bundle
-MAX_VOLUMES: Final = 100_000
 _RANK: Final = ("volume-damaged", "volume-foreign", "volume-missing")  # the worst first
 
 
@@ -51,11 +49,6 @@ def cut_of(manifest: BundleManifest) -> list[Volume]:
     Raises:
         BundleRefused: `malformed`: nobody can have them.
     """
-    size = sum(each.size for each in manifest.provides)
-    if size > MAX_BYTES or size > MAX_VOLUMES * (manifest.volume_size or MAX_BYTES):
-        raise BundleRefused(
-            "malformed", f"bundle.json says {size} bytes in volumes of {manifest.volume_size}: too many"
-        )
     try:
         return volumes_of(manifest)
     except Malformed as error:
@@ -64,7 +57,17 @@ def cut_of(manifest: BundleManifest) -> list[Volume]:
 
 def place(folder: BundleFolder, identity: Digest, cut: Sequence[Volume]) -> Placed:
     """Which file is which volume of the bundle `identity`, or what is wrong with it. Blocking."""
-    return {volume.number: _place(folder, identity, volume) for volume in cut}
+    marked: dict[int, list[VolumeFile]] = {}
+    called: dict[str, list[VolumeFile]] = {}
+    for file in folder.files:
+        called.setdefault(file.name, []).append(file)
+        if file.mark is not None and file.mark[0] == identity:
+            marked.setdefault(file.mark[1], []).append(file)
+    return {
+        volume.number: _chosen(marked.get(volume.number, ()), volume)
+        or _absent(called.get(volume_name(volume.number), ()), identity, volume.number)
+        for volume in cut
+    }
 
 
 def refusal(problems: Iterable[Problem]) -> BundleRefused:
@@ -89,22 +92,20 @@ def spares(folder: BundleFolder, identity: Digest, placed: Placed) -> list[str]:
     return found
 
 
-def _place(folder: BundleFolder, identity: Digest, volume: Volume) -> VolumeFile | Problem:
-    problems = list[Problem]()
-    for file in folder.files:
-        if file.mark is not None and file.mark[:2] == (identity, volume.number):
-            wrong = framing(file, volume)
-            if wrong is None:
-                return file
-            problems.append(damaged(file, volume.number, wrong))
-    return problems[0] if problems else _absent(folder, identity, volume.number)
+def _chosen(files: Iterable[VolumeFile], volume: Volume) -> VolumeFile | Problem | None:
+    """Of the files that say that they are this volume the one that is; None: none says so."""
+    first: Problem | None = None
+    for file in files:
+        wrong = framing(file, volume)
+        if wrong is None:
+            return file
+        first = first or damaged(file, volume.number, wrong)
+    return first
 
 
-def _absent(folder: BundleFolder, identity: Digest, number: int) -> Problem:
-    """What there is where no file says that it is this volume."""
-    for file in folder.files:
-        if file.name != volume_name(number):
-            continue
+def _absent(files: Iterable[VolumeFile], identity: Digest, number: int) -> Problem:
+    """What there is where no file says that it is this volume. `files`: those that are called like it."""
+    for file in files:
         if file.fd < 0:
             return damaged(file, number, file.why)
         if file.mark is None:

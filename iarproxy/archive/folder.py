@@ -29,6 +29,7 @@ from iarproxy.trust.rotations import MAX_ROTATION, MAX_ROTATIONS
 
 MAX_JOURNAL: Final = 256 * 2**20  # bytes of journal.json
 _MOST_FILES: Final = 20_000  # in a folder
+_SIGNED: Final = ".sigstore.json"
 _SPARE: Final = 200  # descriptors for everything else
 _SHOWN: Final = 160  # characters of a path
 _FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -130,9 +131,9 @@ class _Found:
             self.manifest = _same(self.manifest, folder.document(name, MAX_BUNDLE), folder.path(name))
         elif name == JOURNAL:
             self.journal = _same(self.journal, folder.document(name, MAX_JOURNAL), folder.path(name))
-        elif name.startswith("bundle.") and name.endswith(".sigstore.json"):
+        elif name.startswith("bundle.") and name.endswith(_SIGNED):
             self.signatures = _added(self.signatures, folder.document(name, MAX_SIGNATURE), MAX_SIGNATURES)
-        elif name.startswith("rotation.") and name.endswith(".sigstore.json"):
+        elif name.startswith("rotation.") and name.endswith(_SIGNED):
             self.rotations = _added(self.rotations, folder.document(name, MAX_ROTATION), MAX_ROTATIONS)
         else:
             self._take_file(folder, name)
@@ -203,6 +204,9 @@ class _Folder:
                     raise BundleRefused(
                         "malformed", f"{shown(self.where)} holds over {_MOST_FILES} files; name the bundle's own folder"
                     )
+        signed = sum(name.endswith(_SIGNED) for name in found)
+        if signed > MAX_SIGNATURES + MAX_ROTATIONS:
+            raise BundleRefused("malformed", f"{shown(self.where)} holds {signed} signatures and rotations: too many")
         return sorted(found)
 
     def file(self, name: str) -> int:
