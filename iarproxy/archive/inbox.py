@@ -25,6 +25,7 @@ from iarproxy.oci.volumes import BLOCK, marked_in
 from iarproxy.trust.bundle import envelope_of
 from iarproxy.trust.bundles import BundleStatement, statement_in
 
+_NOT_OURS = (INCOMPLETE, "lost+found")  # what is not written yet, and what the disk has; so for hidden ones
 _MOST_FOLDERS = 1000
 _MOST_FILES = 20_000  # in a folder
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
@@ -89,14 +90,19 @@ def parts(root: Path) -> tuple[list[Parts], list[Unreadable]]:
     found: dict[Digest, Parts] = {}
     unreadable = list[Unreadable]()
     try:
-        folders = [root, *_folders(root)]
+        folders = _folders(root)
+        if len(folders) > _MOST_FOLDERS:
+            unreadable.append(
+                Unreadable(shown(root), f"holds over {_MOST_FOLDERS} folders; the last are not looked at")
+            )
+        folders = [root, *folders[:_MOST_FOLDERS]]
     except OSError as error:
         return [], [Unreadable(shown(root), f"cannot be read: {error.strerror}")]
     for folder in folders:
         try:
             seen = _Seen.of(folder)
         except OSError as error:
-            unreadable.append(Unreadable(shown(folder), f"cannot be read: {error.strerror}"))
+            unreadable.append(Unreadable(shown(error.filename or folder), f"cannot be read: {error.strerror}"))
             continue
         for identity in seen.identities:
             if seen.manifest not in (None, identity):  # it would be taken for the other bundle's
@@ -200,5 +206,5 @@ def _names(folder: Path) -> list[str]:
 
 def _folders(root: Path) -> list[Path]:
     with os.scandir(root) as entries:
-        found = [Path(each.path) for each in entries if each.is_dir(follow_symlinks=False) and each.name != INCOMPLETE]
-    return sorted(found)[:_MOST_FOLDERS]
+        found = [Path(each.path) for each in entries if each.is_dir(follow_symlinks=False)]
+    return sorted(each for each in found if each.name not in _NOT_OURS and not each.name.startswith("."))

@@ -299,6 +299,8 @@ async def test_strange_things(tmp_path: Path) -> None:
         (inbox.root / "bundle.json").symlink_to(outside / "bundle.json")
         os.mkfifo(inbox.root / "volume-001.tar")
         (inbox.root / "empty").mkdir()
+        bundle(inbox.root / ".Trash-1000", 1)
+        bundle(inbox.root / "incomplete", 1)
         _written(inbox.root / "notes" / "readme.txt", b"hello")
         assert [] == await inbox.run()
         _written(inbox.root / "broken" / "bundle.json", b"{}")

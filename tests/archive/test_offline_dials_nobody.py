@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from airgap_world import UPSTREAM, Place, a_site
+from airgap_world import UPSTREAM, Place, a_site, an_origin
 from images import Published, small_image
 
 APP = f"{UPSTREAM}/team/app"
@@ -171,6 +171,23 @@ def test_commands_dial_nobody(site: Place, tmp_path: Path, words: list[str], cod
     site.sync("site-a", {f"{APP}:1": small_image()})
     ran, dialled = _ran(site, tmp_path / "strace.log", words)
     assert (code, []) == (ran.returncode, dialled), ran.stdout + ran.stderr
+
+
+def test_taking_bundles_dials_nobody(tmp_path: Path) -> None:
+    """`bundle inbox` verifies, applies and acknowledges without a network; at a site that is not even offline."""
+    origin, site = an_origin(tmp_path / "origin"), a_site(tmp_path / "site")
+    origin.done("keys", "create", "team")
+    origin.sync("site-a", {f"{APP}:1": small_image()})
+    key, one = origin.folder / "team.key", tmp_path / "in" / "one"
+    one.parent.mkdir()
+    origin.done("bundle", "create", "site-a", "--sets", origin.sets_file, "--key", key, "--full", "-o", one)
+    text = site.config.read_text().replace("offline = true\n", "")
+    watched = f'[inbox]\npath = "{one.parent}"\ntrust = ["{origin.folder}/team.pub"]\nsettle = "0s"\n'
+    site.config.write_text(f'{text}{watched}receipts = "{tmp_path}/receipts"\n')
+    ran, dialled = _ran(site, tmp_path / "strace.log", ["bundle", "inbox"])
+    assert (0, []) == (ran.returncode, dialled), ran.stdout + ran.stderr
+    assert [f"{APP}:1"] == list(site.pins())
+    assert 1 == len(list((tmp_path / "receipts").iterdir()))
 
 
 def test_what_is_online_dials(site: Place, tmp_path: Path) -> None:
