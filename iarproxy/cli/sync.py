@@ -162,7 +162,7 @@ def _print_synced(synced: Synced) -> None:
 
 def _kinds(kinds: dict[AttachedKind, int] | None, names: int) -> list[str]:
     """How many names are signed, and so on."""
-    if kinds is None:
+    if kinds is None or not names:
         return []
     told = ", ".join(f"{kinds[kind]} have {words}" for kind, words in _KINDS.items())
     return [f"of {_count(names, 'name')} {told}"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from iarproxy.config.sets import WantedChart
-from iarproxy.errors import IarproxyError, Malformed, Refused
+from iarproxy.errors import IarproxyError, Malformed, Refused, UpstreamDown
 from iarproxy.oci import Descriptor, Digest, Platform, Reference
 from iarproxy.oci.attached_kind import AttachedKind
 from iarproxy.oci.lock import Locked
@@ -61,8 +61,9 @@ class Failed:
 
     @classmethod
     def of(cls, what: object, error: IarproxyError) -> Failed:
-        """What an error says of something."""
-        return cls(str(what), str(error), isinstance(error, Refused))
+        """What an error says of something; of an upstream that is down why it is, and not since when."""
+        down = error.detail.get("cause") if isinstance(error, UpstreamDown) else None
+        return cls(str(what), str(down or error), isinstance(error, Refused))
 
     @property
     def lacking(self) -> Lacking:

@@ -4,7 +4,8 @@ Rule 1: a limit (429, Retry-After, a quota whose last part is kept for clients) 
         deadline; otherwise nobody sleeps in vain: it is told at once.
 Rule 2: an upstream that is down is waited for shortly, and once it has said nothing for that long, not again until it
         answers: a set of a thousand names must not wait a thousand times for a registry that is gone.
-Rule 3: other failures were tried again where they arose (`upstream.retry`); they are told.
+Rule 3: a wait is told once for an upstream, however many names wait for it, and where it is long enough to be noticed.
+Rule 4: other failures were tried again where they arose (`upstream.retry`); they are told.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ T = TypeVar("T")
 _DOWN_FOR = 30.0  # seconds
 _AT_LEAST = 1.0
 _UNTOLD = 5.0  # between tries where nobody said when
+_NOTICED = 3.0
 
 
 class Waiting:
@@ -44,6 +46,7 @@ class Waiting:
         self._clock = clock
         self._sleep = sleep
         self._silent: dict[str, float] = {}  # upstreams that are down, and since when
+        self._told_until: dict[str, float] = {}
 
     async def run(self, upstream: str, work: Callable[[], Awaitable[T]]) -> T:
         """The result of `work`, done again after each wait.
@@ -69,13 +72,19 @@ class Waiting:
             until = min(until, self._silent.setdefault(upstream, now) + self._patience, started + self._patience)
         if now + seconds > until:
             raise error
-        self._told(upstream, seconds, str(error))
+        self._tell(upstream, seconds, str(error))
         await self._sleep(seconds)
+
+    def _tell(self, upstream: str, seconds: float, why: str) -> None:
+        now = self._clock()
+        if seconds >= _NOTICED and now >= self._told_until.get(upstream, now):
+            self._told_until[upstream] = now + seconds
+            self._told(upstream, seconds, why)
 
     async def pause(self, upstream: str, seconds: float, why: str) -> bool:
         """Wait so long, if that is over before the deadline; whether it was."""
         if self._clock() + seconds > self._until:
             return False
-        self._told(upstream, seconds, why)
+        self._tell(upstream, seconds, why)
         await self._sleep(max(_AT_LEAST, seconds))
         return True

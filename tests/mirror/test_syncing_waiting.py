@@ -51,7 +51,18 @@ async def test_limits_are_waited_for_until_the_deadline() -> None:
     time = Time()
     assert "done" == await time.waiting(600).run("hub", failing(busy(30.0), busy(None), busy(0.2)))
     assert [30.0, 5.0, 1.0] == time.slept
-    assert ["hub"] * 3 == time.told
+    assert ["hub"] * 2 == time.told  # nobody notices a second
+
+
+async def test_a_wait_is_told_once() -> None:
+    """However many names wait for the same upstream."""
+    time = Time()
+    waiting = time.waiting(600)
+    now, time.now = time.now, 0.0
+    await waiting.run("hub", failing(busy(30.0)))
+    time.now = now + 10.0  # another name, in the middle of it
+    await waiting.run("hub", failing(busy(20.0)))
+    assert (["hub"], [30.0, 20.0]) == (time.told, time.slept)
 
 
 async def test_nobody_sleeps_in_vain() -> None:
