@@ -62,6 +62,12 @@ class Listings:
         self._now = now
         self._said: dict[TagReference, tuple[Digest | None, datetime]] = {}  # by an API, and when; None: nothing
         self._asking: Asking[bytes] = Asking()
+        ledger.on_change(self._forget)
+
+    def _forget(self, changed: TagReference | None) -> None:
+        """Ask the ledger anew: a bundle that some process applied may have brought what no API knew of."""
+        if changed is None:
+            self._said.clear()
 
     async def close(self) -> None:
         """End what is under way for nobody any more."""

@@ -81,8 +81,7 @@ class Manifests:
         self._following: Asking[Seen] = Asking()
         self._seen: dict[TagReference, Seen] = {}  # what followed tags offered; as true as the ledger, until it is old
         self._misses = Misses(now)
-        if upstreams.is_offline:
-            ledger.on_change(self._forget)
+        ledger.on_change(self._forget)
 
     async def close(self) -> None:
         """End what is under way for nobody any more."""
