@@ -5,7 +5,7 @@ Rule 1: `source` and `id` name an event for ever: the store, and the entry's ser
 Rule 2: an event fits into what receivers must take (64 KiB): evidence stays in the journal, and of a difference that is
         too long only its size is told.
 Rule 3: `type` is `dev.iarproxy.` and the kind of the entry; `subject` is what it is about: the reference, else the
-        digest.
+        digest, else the bundle.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def source_of(identity: str) -> str:
 def cloud_event(event: Event, identity: str) -> dict[str, Any]:
     """The event of an entry of the journal of the store with that identity."""
     body = event.body
-    subject = body.get("digest") if event.reference is None else str(event.reference)
+    subject = body.get("digest", body.get("bundle")) if event.reference is None else str(event.reference)
     data = {
         "serial": event.serial,
         "hash": event.hash,

@@ -65,9 +65,16 @@ def test_a_drift() -> None:
 
 
 def test_what_is_about_no_tag() -> None:
-    """An entry about a digest has it as its subject; one about the whole ledger has none."""
+    """An entry about a digest or a bundle has that as its subject; one about the whole ledger has none."""
     event = spelled(EventKind.RECOVERED, {"digest": OLD}, about=None)
     assert (OLD, None, None) == (event["subject"], event["data"]["reference"], event["data"]["explain"])
+    for kind in (EventKind.BUNDLED, EventKind.APPLIED, EventKind.REFUSED):
+        event = spelled(kind, {"bundle": NEW, "set": "site-a", "sequence": 7}, about=None)
+        assert (NEW, "site-a", 7) == (
+            event["subject"],
+            event["data"]["detail"]["set"],
+            event["data"]["detail"]["sequence"],
+        )
     assert "subject" not in spelled(EventKind.CREATED, {}, about=None)
 
 
