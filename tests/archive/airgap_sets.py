@@ -46,7 +46,9 @@ class Wanted:
 
 
 async def hold(store: Store, published: Published) -> None:
-    """Keep a manifest and everything below it."""
+    """Keep a manifest and everything below it; where the manifest is there, all of it is."""
+    if store.find(published.digest) is not None:
+        return
     for child in published.children:
         await hold(store, child)
     for digest, data in published.blobs.items():

@@ -211,6 +211,14 @@ class Place:
             whole.update(f"{said}\n".encode())
         return whole.hexdigest(), self.within(lambda rooms: rooms.ledger.serial())
 
+    def wait_listed(self) -> None:
+        """Wait until `serving` has written `index.json` anew, which it does a while after names changed."""
+        deadline = time.monotonic() + _PATIENCE
+        wanted = len(self.pins())
+        while len(json.loads((self.store / "index.json").read_bytes())["manifests"]) != wanted:
+            assert time.monotonic() < deadline, "index.json was not written"
+            time.sleep(0.05)
+
     def blobs(self) -> set[str]:
         """The digests of what is held."""
         return {f"sha256:{path.name}" for path in (self.store / "blobs/sha256").iterdir()}
