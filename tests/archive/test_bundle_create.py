@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import random
@@ -9,18 +10,23 @@ import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from airgap_sets import Rooms, Wanted
 from airgap_world import UPSTREAM, Place, an_origin
+from iarproxy.archive.creating import Creating
+from iarproxy.archive.gathering import Subject
+from iarproxy.archive.order import Nothing, Order
+from iarproxy.archive.staging import staging
 from iarproxy.ledger.keyring import origin_of
 from iarproxy.oci import Descriptor, Digest, TagReference, parse_reference
 from iarproxy.oci.bundle_layout import volumes_of
 from iarproxy.oci.bundle_manifest import BundleManifest
 from iarproxy.oci.set_record import MEDIA_TYPE, Lacking, SetRecord
+from iarproxy.store import OsDisk
 from iarproxy.trust.bundles import vouched
 from iarproxy.trust.receipts import Receipt, receipt_of
 from iarproxy.trust.signing import PrivateKey, public_keys
@@ -435,3 +441,35 @@ def test_the_same_set_gives_the_same_bytes(readable: Path) -> None:
     ]
     assert found[0] == found[1]
     assert len(found[0]) > 3
+
+
+async def test_a_create_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    """Whoever interrupts it while it writes waits for the thread that does, and finds no folder and no number taken."""
+    place = an_origin(tmp_path / "origin")
+    await asyncio.to_thread(place.sync, SET, {APP: image(random_blob(20_000_000, 1))})
+    async with place.opened() as rooms:
+        creating = Creating(rooms.store, rooms.ledger, nothing_travels, lambda: NOW)
+        kept = await rooms.ledger.sets.of(SET)
+        assert kept is not None
+        order = Order(SET, kept.definition, Nothing(), PrivateKey.made(), timedelta(days=1), "ann")
+        draft = await creating.draft(order)
+        tell, told = asyncio.get_running_loop().call_soon_threadsafe, asyncio.Event()
+
+        def begun(_: int) -> None:
+            tell(told.set)
+
+        async def create_it() -> None:
+            with staging(tmp_path / "one", OsDisk()) as made:
+                await creating.create(draft, made, begun)
+
+        task = asyncio.create_task(create_it(), name="create")
+        await asyncio.wait_for(told.wait(), 60)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not (tmp_path / "one").exists()
+        assert [] == await rooms.ledger.bundles.made(SET)
+
+
+async def nothing_travels(subject: Subject) -> bytes:
+    return b"{}"
