@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from iarproxy.config.sets import WantedChart
-from iarproxy.errors import IarproxyError, Malformed, Refused, UpstreamDown
+from iarproxy.errors import IarproxyError, Malformed, Refused, UpstreamUnavailable
 from iarproxy.oci import Descriptor, Digest, Platform, Reference
 from iarproxy.oci.attached_kind import AttachedKind
 from iarproxy.oci.lock import Locked
@@ -61,9 +61,10 @@ class Failed:
 
     @classmethod
     def of(cls, what: object, error: IarproxyError) -> Failed:
-        """What an error says of something; of an upstream that is down why it is, and not since when."""
-        down = error.detail.get("cause") if isinstance(error, UpstreamDown) else None
-        return cls(str(what), str(down or error), isinstance(error, Refused))
+        """What an error says of something; of an upstream that is down why it is, and not until when."""
+        down = isinstance(error, UpstreamUnavailable) and error.retry_after is not None
+        said = error.detail.get("cause", error) if down else error
+        return cls(str(what), str(said), isinstance(error, Refused))
 
     @property
     def lacking(self) -> Lacking:

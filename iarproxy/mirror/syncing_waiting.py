@@ -2,8 +2,9 @@
 
 Rule 1: a limit (429, Retry-After, a quota whose last part is kept for clients) is waited for if it ends before the
         deadline; otherwise nobody sleeps in vain: it is told at once.
-Rule 2: an upstream that is down is waited for shortly, and once it has said nothing for that long, not again until it
-        answers: a set of a thousand names must not wait a thousand times for a registry that is gone.
+Rule 2: an upstream that fails and will be asked again soon is waited for shortly. Once it has failed for that long it
+        is not waited for until it answers: a set of a thousand names must not wait a thousand times for a registry that
+        is gone.
 Rule 3: a wait is told once for an upstream, however many names wait for it, and where it is long enough to be noticed.
 Rule 4: other failures were tried again where they arose (`upstream.retry`); they are told.
 """
@@ -14,7 +15,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from iarproxy.errors import Unavailable, UpstreamBusy, UpstreamDown
+from iarproxy.errors import UpstreamBusy, UpstreamUnavailable, UpstreamWrong
 
 T = TypeVar("T")
 
@@ -58,17 +59,19 @@ class Waiting:
         while True:
             try:
                 result = await work()
-            except (UpstreamBusy, UpstreamDown) as error:
+            except UpstreamUnavailable as error:
                 await self._wait(upstream, error, started)
             else:
                 self._silent.pop(upstream, None)
                 return result
 
-    async def _wait(self, upstream: str, error: Unavailable, started: float) -> None:
-        now = self._clock()
+    async def _wait(self, upstream: str, error: UpstreamUnavailable, started: float) -> None:
+        now, limited = self._clock(), isinstance(error, UpstreamBusy)
+        if isinstance(error, UpstreamWrong) or (error.retry_after is None and not limited):
+            raise error
         seconds = max(_AT_LEAST, _UNTOLD if error.retry_after is None else error.retry_after)
         until = self._until
-        if isinstance(error, UpstreamDown):
+        if not limited:
             until = min(until, self._silent.setdefault(upstream, now) + self._patience, started + self._patience)
         if now + seconds > until:
             raise error

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from iarproxy.errors import Unavailable, UnknownManifest, UpstreamBusy, UpstreamDown, UpstreamUnavailable
+from iarproxy.errors import Unavailable, UnknownManifest, UpstreamBusy, UpstreamDown, UpstreamUnavailable, UpstreamWrong
 from iarproxy.mirror.syncing_waiting import Waiting
 
 
@@ -73,7 +73,9 @@ async def test_nobody_sleeps_in_vain() -> None:
     assert [300.0] == time.slept
 
 
-@pytest.mark.parametrize("error", [UnknownManifest("none"), UpstreamUnavailable("500")])
+@pytest.mark.parametrize(
+    "error", [UnknownManifest("none"), UpstreamUnavailable("500"), UpstreamWrong("a lie", retry_after=1.0)]
+)
 async def test_other_failures_are_told(error: Exception) -> None:
     """They were tried again where they arose."""
     time = Time()
@@ -93,6 +95,7 @@ async def test_an_upstream_that_is_gone_is_waited_for_once() -> None:
     assert [12.0, 12.0] == time.slept
     assert "done" == await waiting.run("gone", failing())
     assert "done" == await waiting.run("gone", failing(down[0]))
+    assert "done" == await waiting.run("gone", failing(UpstreamUnavailable("503", retry_after=12.0)))
 
 
 async def test_one_name_that_stays_down_ends() -> None:
