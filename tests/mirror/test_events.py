@@ -91,6 +91,7 @@ def test_kinds_that_there_are_not() -> None:
     """A word that no entry has is refused with those that there are."""
     insist_known({"ops": ["*", "checkpoint", *map(str, EventKind)]})
     with pytest.raises(
-        ConfigError, match=r"webhooks\.ops\.events: there are no events 'drift'; known are \*, acknowledged, approved"
+        ConfigError,
+        match=r"webhooks\.ops\.events: there are no events 'drift'; known are \*, acknowledged, applied, approved",
     ):
         insist_known({"ops": ["drift"]})
