@@ -36,8 +36,9 @@ from iarproxy.store import Store
 from iarproxy.trust.bundles import Base, BaseKind, BundleStatement, file_of, signed
 
 T = TypeVar("T")
+V = TypeVar("V")
 
-_AT_ONCE = 256  # pins asked for together
+_AT_ONCE = 256  # names
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,8 @@ class Creating:
         return record
 
     async def _insist_on_pins(self, record: SetRecord) -> None:
-        moved: list[str] = []
-        for start in range(0, len(record.members), _AT_ONCE):
-            some = record.members[start : start + _AT_ONCE]
-            stands = await asyncio.gather(*map(self._stands, some))
-            moved += [str(each.reference) for each, same in zip(some, stands, strict=True) if not same]
+        stands = await _each(self._stands, record.members)
+        moved = [str(each.reference) for each, same in zip(record.members, stands, strict=True) if not same]
         if moved:
             raise Refused(
                 f"since the last sync of set {record.name} these names moved: {spelled(moved)};"
@@ -179,13 +177,17 @@ class Creating:
         """The tags whose entries travel: what the site holds and was pinned before the base was made went with that."""
         held, name = held_by(draft.order.on), draft.order.set
         before = [each.serial for each in await self.ledger.bundles.made(name) if each.sequence == draft.base.sequence]
-        found: list[BundledName] = []
-        for each in draft.manifest.names:
-            if isinstance(each.reference, TagReference):
-                entry = await self.ledger.made(each.reference)
-                known = before and each.descriptor.digest in held and entry is not None and entry.serial <= before[-1]
-                found += [] if known else [each]
-        return found
+
+        async def is_news(each: BundledName) -> bool:
+            if not isinstance(each.reference, TagReference):
+                return False
+            if not before or each.descriptor.digest not in held:
+                return True
+            entry = await self.ledger.made(each.reference)
+            return entry is None or entry.serial > before[-1]
+
+        news = await _each(is_news, draft.manifest.names)
+        return [each for each, is_new in zip(draft.manifest.names, news, strict=True) if is_new]
 
     async def _load(self, descriptor: Descriptor) -> Manifest | None:
         raw = await self.store.read(descriptor.digest, MAX_MANIFEST)
@@ -211,6 +213,14 @@ class Creating:
                 f" run `iarproxy sync {name}` and create it again",
                 digest=str(damaged.digest),
             ) from damaged
+
+
+async def _each(ask: Callable[[V], Awaitable[T]], values: Sequence[V]) -> list[T]:
+    """What is answered to each, a few hundred at a time: the ledger serves together what waits together."""
+    found: list[T] = []
+    for start in range(0, len(values), _AT_ONCE):
+        found += await asyncio.gather(*map(ask, values[start : start + _AT_ONCE]))
+    return found
 
 
 def _volumes(hands: Hands, volumes: Sequence[Volume]) -> tuple[tuple[Digest, tuple[str, ...]], ...]:
