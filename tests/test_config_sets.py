@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from iarproxy.config.sets import SetsFile, load_sets
+from iarproxy.config.sets import ChartSection, RepositorySection, SetSection, SetsFile, load_sets
 from iarproxy.errors import ConfigError
 from iarproxy.oci import Digest, Platform
 from iarproxy.oci.lock import Locked
@@ -35,6 +36,16 @@ def test_the_example_is_a_sets_file() -> None:
     assert ["docker.io/library/alpine:3.20"] == list(map(str, found.references))
     assert ["registry.k8s.io/pause (semver >=3.8 <4, newest 2)"] == list(map(str, found.repositories))
     assert found.referrers
+
+
+def test_the_example_shows_every_key(tmp_path: Path) -> None:
+    """With everything that it shows switched on it is a sets file, and no key is left out."""
+    file = tmp_path / "sets.toml"
+    file.write_text(re.sub(r"^# ([a-z]+ = )", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE))
+    section = load_sets(file).sections["site-a"]
+    assert set(SetSection.model_fields) == section.model_fields_set
+    assert set(RepositorySection.model_fields) == section.repositories[0].model_fields_set
+    assert set(ChartSection.model_fields) == section.charts[1].model_fields_set
 
 
 def test_everything_it_may_say(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from iarproxy.oci.attached_kind import AttachedKind
 from iarproxy.oci.set_record import SetRecord
 from images import Published, artifact, index, small_image
 from registry import FakeRegistry
+from registry_auth import Authority
 from registry_faults import Fault
 from world import NAME, World, a_world
 
@@ -412,3 +413,44 @@ async def test_what_is_attached_is_counted(world: World, registry: FakeRegistry,
     assert (counts, counts) == (planned.kinds, synced.kinds)
     assert ((), ()) == (planned.failed, synced.failed)
     assert (await sync(world, wanted, referrers=False)).kinds is None
+
+
+async def test_recalled_content_is_not_synced(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """It is lacking and refused, by whichever name it is wanted, and so is what contains it."""
+    bad = small_image(1)
+    registry.content.publish("team/app", "1", index([bad, small_image(2, platform="linux/arm64")]))
+    registry.content.publish("team/app", "2", small_image(3))
+    wanted = a_set(tmp_path, references("team/app:1", "team/app:2"))
+    await sync(world, wanted)
+    await world.ledger.recalls.recall([bad.digest], reason="bad", actor="ann")
+    synced = await sync(world, wanted)
+    assert [True] == [each.refused for each in synced.failed]
+    assert [f"{APP}:2"] == list(names(synced.record))
+    assert not (await kept(world)).is_complete
+
+
+async def test_a_store_that_is_full(registry: FakeRegistry, tmp_path: Path) -> None:
+    """What has no room is lacking; asking again may help."""
+    registry.content.publish("team/app", "1", small_image(1, size=400_000))
+    async with a_world(tmp_path, registry, max_size=200_000) as world:
+        synced = await sync(world, a_set(tmp_path, references("team/app:1")))
+        assert [(f"{APP}@{small_image(1, size=400_000).layers[0]}", False)] == [
+            (each.what, each.refused) for each in synced.failed
+        ]
+        assert "full" in synced.failed[0].why
+
+
+async def test_what_came_with_credentials_is_linked(tmp_path: Path) -> None:
+    """Every repository of the set may serve all of it, what is attached included; nobody else may."""
+    password = tmp_path / "password"
+    password.write_text("secret")
+    app = small_image(1)
+    authority = Authority("basic", {"robot": "secret"})
+    async with FakeRegistry(authority=authority) as registry:
+        registry.content.publish("team/app", "1", app)
+        sbom = registry.content.publish("team/app", None, artifact(app, data=b"an SBOM"))
+        async with a_world(tmp_path, registry, password_file=password) as world:
+            assert () == (await sync(world, a_set(tmp_path, references("team/app:1")))).failed
+            linked = [await world.ledger.linked(world.repository(), each) for each in all_of(app, sbom)]
+            assert {True} == set(linked)
+            assert not await world.ledger.linked(world.repository("team/other"), app.digest)
