@@ -25,6 +25,7 @@ from iarproxy.archive.contained import Contained, leading_to
 from iarproxy.archive.folder import BundleFolder
 from iarproxy.archive.incoming import Incoming
 from iarproxy.archive.naming import Names, Naming, Prefer, detail_of
+from iarproxy.archive.reattaching import reattach
 from iarproxy.archive.staging import JOURNAL
 from iarproxy.errors import BundleRefused, Conflict, Malformed
 from iarproxy.ledger import Ledger
@@ -32,7 +33,7 @@ from iarproxy.ledger.bundles import Applied
 from iarproxy.ledger.bundles import Applying as Act
 from iarproxy.ledger.recalls import Recall
 from iarproxy.oci import Descriptor, Digest, TagReference
-from iarproxy.oci.bundle_manifest import MAX_BUNDLE, MEDIA_TYPE, BundleManifest
+from iarproxy.oci.bundle_manifest import MEDIA_TYPE, BundleManifest
 from iarproxy.oci.volumes import Volume, extents
 from iarproxy.store import Store
 from iarproxy.trust.bundles import Fresh, Repeated, Standing, Vouched, judge, vouched
@@ -142,34 +143,12 @@ class Site:
             taken, _ = await self._take(folder, bundle.manifest, told)
         applied = await self.ledger.bundles.last_applied(said.origin, said.set)
         assert applied is not None  # noqa: S101  # it was judged to be repeated
-        await self._reattach(bundle.manifest)
+        await self._keep_manifest(folder.manifest)
+        await reattach(self.store, self.naming, bundle.manifest)
         return Unchanged(bundle, applied, taken)
 
     def _lacks(self, manifest: BundleManifest) -> bool:
         return any(self.store.find(each.digest) is None for each in manifest.provides)
-
-    async def _reattach(self, manifest: BundleManifest) -> None:
-        contained = Contained(self.store, manifest)
-        await contained.look()
-        await self.ledger.bundles.reattach(
-            [(each.reference, each.descriptor) for each in manifest.attachments], contained.links
-        )
-
-    async def reattach(self) -> int:
-        """Set followed tags and links again as all applied bundles have them, after the ledger was rebuilt.
-
-        How many bundles there were; one that is not held any more, or not whole, is passed over.
-        """
-        count = 0
-        for applied in await self.ledger.bundles.history():
-            raw = await self.store.read(applied.manifest.digest, MAX_BUNDLE)
-            try:
-                if raw is not None:
-                    await self._reattach(BundleManifest.parse(raw))
-                    count += 1
-            except (BundleRefused, Malformed):
-                continue
-        return count
 
     # --- a new one ---------------------------------------------------------------------------------------------------
 

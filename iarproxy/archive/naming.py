@@ -132,21 +132,9 @@ class Naming:
             LedgerDamaged, LedgerUnavailable: what they stand for cannot be read.
         """
         detail = detail_of(said)
-        followed = [(each.reference, each.descriptor) for each in manifest.attachments]
-        pinned, skipped = list[BundledName](), list[str]()
-        for name in manifest.names:
-            match self._mode(name.reference):
-                case Mode.PIN:
-                    pinned.append(name)
-                case Mode.FOLLOW:
-                    assert isinstance(name.reference, TagReference)  # noqa: S101  # a digest has no mode
-                    followed.append((name.reference, name.descriptor))
-                case Mode.REFUSE:
-                    skipped.append(f"{name.reference}: a tag rule refuses it here")
-                case None:
-                    pass  # by digest: no name to change
-                case mode:
-                    assert_never(mode)
+        modes = [(name, self._mode(name.reference)) for name in manifest.names]
+        pinned = [name for name, mode in modes if mode is Mode.PIN]
+        skipped = [f"{name.reference}: a tag rule refuses it here" for name, mode in modes if mode is Mode.REFUSE]
         changes, differing, unchanged = list[Change](), list[tuple[Change, Differs]](), 0
         for name, now in zip(pinned, await self._standing(pinned), strict=True):
             change = _change(self.environment.name, name, now, detail)
@@ -158,9 +146,19 @@ class Naming:
                 differing.append((change, differs))
         kept = _decided([each for _, each in differing], prefer)
         won = [change for change, _ in differing] if prefer is Prefer.BUNDLE else []
-        return Names((*changes, *won), unchanged, tuple(followed), tuple(kept), tuple(skipped))
+        return Names((*changes, *won), unchanged, self.followed(manifest), tuple(kept), tuple(skipped))
+
+    def followed(self, manifest: BundleManifest) -> tuple[tuple[TagReference, Descriptor], ...]:
+        """The attachment tags of a bundle, and its tags that policy follows here."""
+        names = [
+            (each.reference, each.descriptor)
+            for each in manifest.names
+            if isinstance(each.reference, TagReference) and self._mode(each.reference) is Mode.FOLLOW
+        ]
+        return (*((each.reference, each.descriptor) for each in manifest.attachments), *names)
 
     def _mode(self, reference: Reference) -> Mode | None:
+        """What policy makes of a name; None: it is by digest, and nothing to change."""
         if not isinstance(reference, TagReference):
             return None
         if reference.tag.is_attachment:

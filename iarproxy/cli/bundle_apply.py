@@ -30,8 +30,9 @@ from iarproxy.cli.options import ConfigOption, EnvironmentOption, JsonOption, en
 from iarproxy.cli.output import Exit, as_bytes, err, out, plain, print_error, print_json, stop, when
 from iarproxy.cli.refusals import refusals
 from iarproxy.cli.wiring import Rooms
+from iarproxy.config import Config
 from iarproxy.errors import Refused
-from iarproxy.ledger import DEFAULT
+from iarproxy.ledger import DEFAULT, Ledger
 from iarproxy.trust.bundles import Vouched
 from iarproxy.trust.environments import Environment
 
@@ -124,8 +125,13 @@ def verify(
 
 def site_of(rooms: Rooms, environment: Environment) -> Site:
     """What applies bundles in these rooms."""
-    naming = Naming(rooms.ledger, frozenset(rooms.config.upstreams), rooms.config.rules, environment)
+    naming = naming_of(rooms.config, rooms.ledger, environment)
     return Site(rooms.store, rooms.ledger, naming, lambda: datetime.now(UTC))
+
+
+def naming_of(config: Config, ledger: Ledger, environment: Environment) -> Naming:
+    """How names of bundles are taken in an environment."""
+    return Naming(ledger, frozenset(config.upstreams), config.rules, environment)
 
 
 @contextmanager

@@ -9,14 +9,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from iarproxy import ledger as ledgers
+from iarproxy.archive.naming import Naming
+from iarproxy.archive.reattaching import reattach_all
 from iarproxy.cli.actor import kernel_actor
-from iarproxy.cli.options import ConfigOption, JsonOption, load, run
+from iarproxy.cli.bundle_apply import naming_of
+from iarproxy.cli.options import ConfigOption, JsonOption, environment_of, load, run
 from iarproxy.cli.output import Exit, out, print_error, print_json, stop
 from iarproxy.cli.wiring import Rooms, become_owner
 from iarproxy.config import Config
@@ -78,7 +82,7 @@ def _offline(
         try:
             with closing(store.lock_for_serving()):
                 report = await act(settings.ledger_path, store.identity)
-                await _take_back(settings, store.identity)
+                await _take_back(settings, store)
                 return report
         finally:
             await store.close()
@@ -86,19 +90,29 @@ def _offline(
     return asyncio.run(inside())
 
 
-async def _take_back(settings: Config, identity: str) -> None:
-    """Bring back the checkpoints that are not in the journal, from where they were copied."""
+async def _take_back(settings: Config, store: Store) -> None:
+    """Bring back what is not in the journal: checkpoints, from where they were copied; what bundles attached."""
     path = settings.ledger_path
-    ledger = await ledgers.Ledger.open(path, store_identity=identity, store_is_empty=False, create=False)
+    ledger = await ledgers.Ledger.open(path, store_identity=store.identity, store_is_empty=False, create=False)
     try:
+        bundles = await reattach_all(store, ledger, partial(_naming, settings, ledger))
         taken = await Checkpointing(ledger, settings.journal_key, settings.journal.checkpoint_file).take_back()
         last = (await ledger.checkpoints.standing()).last
     finally:
         await ledger.close()
+    if bundles:
+        out.print(f"what {bundles} bundles attached to content is attached again", markup=False)
     if taken:
         out.print(f"{taken} checkpoints taken back from {settings.journal.checkpoint_file}", markup=False)
     elif last is None:
         out.print("checkpoints begin anew; of those before it only copies tell", markup=False)
+
+
+def _naming(settings: Config, ledger: ledgers.Ledger, environment: str) -> Naming | None:
+    """How the names of bundles are taken in an environment; None: it is not configured any more."""
+    if environment != ledgers.DEFAULT and environment not in settings.environments:
+        return None
+    return naming_of(settings, ledger, environment_of(settings, environment))
 
 
 def _tell(done: str, report: ledgers.RecoveryReport) -> None:
