@@ -32,7 +32,8 @@ def read(path: Path, *, links: bool = False) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise Refused(f"{path} is no file, and so no key")
         if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise Refused(f"{path} is open to others: chmod 600 it, and replace the key if somebody read it")
+            told = "chmod 600 it, or copy it to where modes are kept, and replace the key if somebody read it"
+            raise Refused(f"{path} is open to others: {told}")
         return os.read(descriptor, _MOST)
     finally:
         os.close(descriptor)

@@ -131,8 +131,6 @@ def _made(manifest: Digest, predicate: dict[str, Any]) -> BundleStatement:
     if SET_NAME.fullmatch(predicate["set"]) is None:
         raise ValueError("its set has no name of a set")
     sections = predicate["sections"]
-    if set(sections) != set(_KINDS):
-        raise ValueError("its sections are not those of a bundle")
     return BundleStatement(
         manifest=manifest,
         bundle=Digest.parse(predicate["bundle"]),

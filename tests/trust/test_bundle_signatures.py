@@ -208,6 +208,16 @@ def test_every_byte_of_a_statement_counts() -> None:
         assert about() != said
 
 
+def test_a_base_is_none_or_a_bundle() -> None:
+    """A base without an identity and a sequence is none, and none has neither."""
+    for kind, identity, sequence in ((BaseKind.NONE, Digest.of(b"x"), 1), (BaseKind.BUNDLE, None, None)):
+        with pytest.raises(Malformed):
+            Base(kind, identity, sequence)
+    odd = statement_of(about()).replace(b'"kind":"none"', b'"kind":"receipt"')
+    with pytest.raises(Malformed):
+        statement_in(odd)
+
+
 def test_a_key_that_signed_nonsense() -> None:
     """What a trusted key signed and is no statement about the document is refused as malformed."""
     fitting = replace(about(), bundle=Digest.of(b"another"))

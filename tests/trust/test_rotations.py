@@ -11,6 +11,7 @@ import pytest
 
 from bundle_samples import MANIFEST, about, vouch
 from iarproxy.errors import BundleRefused
+from iarproxy.trust.bundle import envelope_of, signed_bundle
 from iarproxy.trust.bundles import Vouched, signed, vouched
 from iarproxy.trust.rotations import MAX_ROTATIONS, file_of, leading_to, rotation_of
 from iarproxy.trust.signing import KeyType, PrivateKey
@@ -87,6 +88,21 @@ def test_a_forged_rotation() -> None:
     assert "untrusted-key" == refusal(OLD, rotations=[raw])
 
 
+def test_a_signer_rotates_nobody_else() -> None:
+    """A key that is trusted has no say about another signer's key."""
+    both = [[OLD.public], [BOB.public]]
+    payload = envelope_of(ROTATION).payload  # of the key OLD, in the name of BOB
+    with pytest.raises(BundleRefused) as caught:
+        vouch(NEW, BOB, trusted=both, rotations=[signed_bundle(payload, BOB)])
+    assert "untrusted-key" == caught.value.code
+
+
+def test_the_rotation_of_one_who_did_not_sign() -> None:
+    """Where others are enough, the rotation of one who did not vouch is not remembered: a thief may have added it."""
+    both = [[OLD.public], [BOB.public]]
+    assert () == vouch(BOB, trusted=both, threshold=1, rotations=[ROTATION]).rotations
+
+
 def test_rotations_in_a_circle() -> None:
     """Keys that name each other are refused, in bounded time."""
     assert "untrusted-key" == refusal(NEW, rotations=[ROTATION, rotation_of(NEW, OLD.public)])
@@ -140,7 +156,13 @@ def test_who_counts() -> None:
         trusted = [[line[0].public] for line in LINES]
         if counting >= threshold:
             found = vouch(*keys, trusted=trusted, **given)
-            assert not set(found.rotations) - set(brought)
+            needed = [
+                steps[each]
+                for steps, line, gone, last in zip(STEPS, signing, retired, reached, strict=True)
+                for each in range(gone, last)
+                if not line[each] and any(line[each + 1 : last + 1])
+            ]
+            assert sorted(needed) == sorted(found.rotations)
         else:
             with pytest.raises(BundleRefused) as caught:
                 vouch(*keys, trusted=trusted, **given)
