@@ -37,6 +37,7 @@ pytest_plugins = ["proofs"]
 GRACE = 2.0  # seconds that closing files, threads and processes may take to be gone
 PACKAGES = {
     "ctr": "containerd",
+    "ip": "iproute2",
     "systemd-analyze": "systemd",
     "promtool": "prometheus",
 }  # the Debian package of a program, where the names differ
