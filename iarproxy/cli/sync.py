@@ -135,7 +135,7 @@ def _print_plan(name: str, plan: Plan) -> None:
         lines.append(f"{_count(plan.omitted, 'manifest')} for other platforms left out")
     if plan.attached is not None:
         lines.append(f"to {plan.attached} of {plan.manifests} manifests something is attached, not counted above")
-    lines += _kinds(plan.kinds, len(plan.names))
+    lines += [f"{each}, as far as lists of what is attached tell" for each in _kinds(plan.kinds, len(plan.names))]
     out.print("; ".join(lines) + ". Nothing was written.", markup=False)
 
 
