@@ -26,6 +26,7 @@ from iarproxy.oci.set_record import described, described_in, reference_of, tag_o
 MEDIA_TYPE = "application/vnd.iarproxy.bundle.v1+json"
 MAX_BUNDLE = 256 * 2**20  # bytes of the document
 MAX_NAMES = 100_000  # and as many attachments
+_MAX_OBJECTS = 2_000_000  # lists and objects in the document: each takes fifty times what it takes there
 SET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -122,9 +123,9 @@ class BundleManifest:
             Malformed: it is none.
         """
         try:
-            document = orjson.loads(raw)
+            document = document_in(raw)
             if max(len(document["names"]), len(document["attachments"])) > MAX_NAMES:
-                raise Malformed(f"it has over {MAX_NAMES} names or attachments")
+                raise Malformed(f"not a bundle's manifest: over {MAX_NAMES} names or attachments")
             found = cls(
                 set=document["set"],
                 names=tuple(map(_name, document["names"])),
@@ -142,6 +143,20 @@ class BundleManifest:
                 "not a bundle's manifest as iarproxy writes it: it repeats, misorders or misspells something"
             )
         return found
+
+
+def document_in(raw: bytes) -> Any:
+    """What the JSON says, whoever wrote it; parsed only where it does not take more memory than any bundle's.
+
+    Raises:
+        Malformed: it would, or is no JSON.
+    """
+    if len(raw) > MAX_BUNDLE or raw.count(b"[") + raw.count(b"{") > _MAX_OBJECTS:
+        raise Malformed("not a bundle's manifest: there is more in it than in any")
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise Malformed(f"not a bundle's manifest: {error}") from error
 
 
 def _is_sound(found: BundleManifest) -> bool:

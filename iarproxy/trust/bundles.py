@@ -21,7 +21,7 @@ from typing import Any, TypeAlias
 import orjson
 
 from iarproxy.errors import BundleRefused, Malformed
-from iarproxy.oci.bundle_manifest import BundleManifest
+from iarproxy.oci.bundle_manifest import BundleManifest, document_in
 from iarproxy.oci.digest import Digest
 from iarproxy.trust.bundle import Envelope, exact, is_signed, signed_bundle
 from iarproxy.trust.bundle_statement import Base, BaseKind, BundleStatement, statement_in, statement_of
@@ -275,14 +275,14 @@ def as_signed(raw: bytes, said: BundleStatement) -> BundleManifest:
 
 def _altered(raw: bytes, said: BundleStatement) -> BundleRefused:
     try:
-        document: Any = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+        document: Any = document_in(raw)
+    except Malformed:
         document = None
     for kind, (count, of) in said.sections.items():
         section = document.get(kind) if isinstance(document, dict) else None
         if kind not in ("names", "attachments") or not isinstance(section, list):
             continue
-        if Digest.of(orjson.dumps(section, option=orjson.OPT_SORT_KEYS)) != of:
+        if len(section) != count or Digest.of(orjson.dumps(section, option=orjson.OPT_SORT_KEYS)) != of:
             return BundleRefused(
                 f"{kind}-altered",
                 f"bundle.json was changed after it was signed: it has {len(section)} {kind}, and {count} were signed",
