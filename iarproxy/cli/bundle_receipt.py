@@ -36,7 +36,12 @@ def receipt(
     ] = None,
     public: Annotated[
         Path | None,
-        typer.Option("--pub", metavar="FILE", writable=False, help="Also write this site's public key to a new file."),
+        typer.Option(
+            "--pub",
+            metavar="FILE",
+            writable=False,
+            help="Write this site's public key to a new file; without -o nothing else.",
+        ),
     ] = None,
     origin: Annotated[
         str | None, typer.Option("--origin", metavar="NAME", help="Whose bundles, where several have such a set.")
@@ -45,15 +50,16 @@ def receipt(
 ) -> None:
     """Write the receipt of a set again, as its origin's `bundle create --receipt FILE --trust SITE.pub` takes it.
 
-    Hand the public key over once, by a way that you trust; it stays the same.
+    Hand the public key over once, by a way that you trust; it stays the same, and is there before the first bundle is.
     """
     with ExitStack() as files:
-        sink = files.enter_context(output(to))
+        sink = None if to is None and public is not None else files.enter_context(output(to))
         shown = None if public is None else files.enter_context(output(public))
 
         async def command(rooms: Rooms) -> None:
             site = acknowledging(rooms)
-            sink.write(await site.receipt(await site.applied(name, origin)))
+            if sink is not None:
+                sink.write(await site.receipt(await site.applied(name, origin)))
             if shown is not None:
                 shown.write(site.key.public.pem)
 

@@ -119,8 +119,10 @@ def test_a_receipt_again(origin: Place, site: Place, tmp_path: Path) -> None:
     none = site.run("bundle", "receipt", SET)
     assert (1, True) == (none.code, "no bundle of set site-a" in none.err)
     folder = made(origin, tmp_path / "one")
+    assert "" == site.done("bundle", "receipt", SET, "--pub", tmp_path / "early.pub").out
     site.done("bundle", "apply", folder, *trusting(origin, "team"), "--receipt", tmp_path / "first")
     site.done("bundle", "receipt", SET, "-o", tmp_path / "again", "--pub", tmp_path / "site.pub")
+    assert (tmp_path / "early.pub").read_bytes() == (tmp_path / "site.pub").read_bytes()
     first, again = (receipt_of(site, tmp_path / each, tmp_path / "site.pub") for each in ("first", "again"))
     manifest = BundleManifest.parse((folder / "bundle.json").read_bytes())
     assert (first.bundle, first.held, first.seen) == (again.bundle, again.held, again.seen)
