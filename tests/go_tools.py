@@ -57,6 +57,7 @@ TOOLS = (
     Tool("notation", "github.com/notaryproject/notation", "v1.3.2", listed=False),
     Tool("helm", "helm.sh/helm/v4", "v4.3.1"),
     Tool("cosign", "github.com/sigstore/cosign/v3", "v3.1.3"),
+    Tool("cosign", "github.com/sigstore/cosign/v2", "v2.6.5"),  # many have it; found by its folder only
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,5 +37,6 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
         with os.fdopen(descriptor, "wb") as sink:
             yield sink
     except BaseException:  # closing may fail too: what it holds back it writes then
-        target.unlink(missing_ok=True)
+        with suppress(OSError):  # root was given up, and the folder is another's: an empty file stays
+            target.unlink(missing_ok=True)
         raise

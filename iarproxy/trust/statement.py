@@ -49,7 +49,7 @@ def read(payload: bytes, kind: str, made: Callable[[Digest, dict[str, Any]], T],
         found = made(Digest("sha256", subject["digest"]["sha256"]), document["predicate"])
         if again(found) == payload:
             return found
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise Malformed(f"not a statement of type {kind}: {str(error)[:120]}") from error
     raise Malformed(f"not a statement of type {kind} as iarproxy writes it")
 
@@ -65,7 +65,7 @@ def moment_in(text: str) -> datetime:
     Raises:
         ValueError, TypeError: it is none.
     """
-    return datetime.strptime(text, _MOMENT).replace(tzinfo=UTC)
+    return datetime.fromisoformat(text).astimezone(UTC)  # other spellings are not written again as they were (rule 1)
 
 
 def number(value: Any, least: int = 0) -> int:

@@ -218,6 +218,17 @@ def test_a_base_is_none_or_a_bundle() -> None:
         statement_in(odd)
 
 
+@pytest.mark.parametrize(
+    "moment", ["2026-11-22", "2026-11-22T12:00:00+00:00", "0001-01-01T00:00:00+23:59", "2026-13-22T12:00:00Z", "", 7]
+)
+def test_a_moment_has_one_spelling(moment: str | int) -> None:
+    """Other spellings of times, and what is none, are malformed."""
+    document = orjson.loads(statement_of(about()))
+    document["predicate"]["createdAt"] = moment
+    with pytest.raises(Malformed):
+        statement_in(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
+
+
 def test_a_key_that_signed_nonsense() -> None:
     """What a trusted key signed and is no statement about the document is refused as malformed."""
     fitting = replace(about(), bundle=Digest.of(b"another"))
