@@ -3,7 +3,9 @@
 Rule 1: it is closed: what a name needs is in it, or the export is refused with the command that fetches it. An index
         of which platforms were left out says so, and keeps its digest.
 Rule 2: a docker-archive has images of one platform only; their layers and configs are the store's, byte for byte.
-Rule 3: the same names and content give the same layout, in whichever order they are asked for.
+Rule 3: what is attached to content (signatures, SBOMs) goes along where it is asked for, under its attachment tags and,
+        for tools that look for subjects, without a name; else it is counted. Readers of images would trip over it.
+Rule 4: the same names and content give the same layout, in whichever order they are asked for.
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from iarproxy.errors import Malformed, Refused
-from iarproxy.oci import Descriptor, Digest, Manifest, Platform, Reference, TagReference
+from iarproxy.oci import Descriptor, Digest, Manifest, Platform, Reference, Repository, TagReference
 from iarproxy.oci.bundle_layout import LAYOUT, index_of
-from iarproxy.oci.bundle_manifest import BundledName
+from iarproxy.oci.bundle_manifest import BundledAttachment, BundledName
 from iarproxy.oci.closure import Closure, Root, walk
 from iarproxy.oci.docker_archive import MANIFEST, SavedImage, dump
 from iarproxy.oci.volumes import Literal, Piece
 
 Load: TypeAlias = Callable[[Descriptor], Awaitable[Manifest | None]]
 SizeOf: TypeAlias = Callable[[Digest], int | None]
+AttachedTo: TypeAlias = Callable[[Repository, Digest], Awaitable[Sequence[BundledAttachment]]]
 
 
 class LayoutFormat(StrEnum):
@@ -47,19 +50,26 @@ class Export:
 
     Attributes:
         images: of a docker-archive.
+        attachments: attachment tags; `referrers`: the manifests that they list.
+        left: how many attachment tags were left out.
         blobs: sizes in bytes.
         foreign: layers that may be had elsewhere only, and are not in it.
     """
 
     names: list[BundledName] = field(default_factory=list)
     images: list[SavedImage] = field(default_factory=list)
+    attachments: dict[str, BundledAttachment] = field(default_factory=dict)
+    referrers: dict[Digest, Descriptor] = field(default_factory=dict)
+    left: int = 0
     blobs: dict[Digest, int] = field(default_factory=dict)
     foreign: int = 0
 
     def contents(self) -> list[Literal | Piece]:
         """The files, in order."""
         named = sorted(self.names, key=lambda each: str(each.reference))
-        files = [LAYOUT, Literal("index.json", index_of(named))]
+        attached = [each for _, each in sorted(self.attachments.items())]
+        untagged = [each for _, each in sorted(self.referrers.items())]
+        files = [LAYOUT, Literal("index.json", index_of([*named, *attached], untagged))]
         if self.images:
             files.append(Literal(MANIFEST, dump(self._saved())))
         return [*files, *(Piece(digest, 0, size, size) for digest, size in sorted(self.blobs.items()))]
@@ -78,11 +88,24 @@ class Exporting:
     Args:
         load: a document, checked; None: it is not held. size_of: of a held blob, in bytes.
         platforms: of indexes, only these; empty: all.
+        attached: the attachment tags of a digest in a repository.
         flat: name the one platform's image, and not its index.
+        referrers: take along what is attached.
     """
 
-    def __init__(self, load: Load, size_of: SizeOf, platforms: Sequence[Platform], *, flat: bool = False) -> None:
+    def __init__(
+        self,
+        load: Load,
+        size_of: SizeOf,
+        platforms: Sequence[Platform],
+        attached: AttachedTo,
+        *,
+        flat: bool = False,
+        referrers: bool = False,
+    ) -> None:
         self._load = load
+        self._attached = attached
+        self._referrers = referrers
         self._size_of = size_of
         self._platforms = tuple(platforms)
         self._flat = flat
@@ -103,11 +126,31 @@ class Exporting:
         return self._export
 
     async def _closed(self, wanted: Exported) -> None:
-        found = await walk([Root(wanted.descriptor, self._platforms)], self._load)
+        found = await self._below(wanted, self._platforms)
+        self._export.names.append(BundledName(wanted.reference, wanted.descriptor, tuple(sorted(found.omitted))))
+        ahead = list(found.documents)
+        while ahead:
+            for each in await self._attached(wanted.reference.repository, ahead.pop()):
+                if str(each.reference) not in self._export.attachments:
+                    ahead += await self._attachment(each)
+
+    async def _attachment(self, attachment: BundledAttachment) -> list[Digest]:
+        """Take an attachment tag along; the documents below it, which have attachments themselves."""
+        if not self._referrers:
+            self._export.left += 1
+            return []
+        self._export.attachments[str(attachment.reference)] = attachment
+        found = await self._below(Exported(attachment.reference, attachment.descriptor), ())
+        listed = {digest: each for digest, each in found.documents.items() if digest != attachment.descriptor.digest}
+        self._export.referrers.update(listed)
+        return list(listed)
+
+    async def _below(self, wanted: Exported, platforms: tuple[Platform, ...]) -> Closure:
+        found = await walk([Root(wanted.descriptor, platforms)], self._load)
         self._insist_on_all(wanted, found)
         self._export.blobs.update({digest: self._size_of(digest) or 0 for digest in found.contents})
         self._export.foreign += len(found.foreign)
-        self._export.names.append(BundledName(wanted.reference, wanted.descriptor, tuple(sorted(found.omitted))))
+        return found
 
     async def _one_platform(self, wanted: Exported, form: LayoutFormat) -> None:
         manifest = await self._chosen(wanted)

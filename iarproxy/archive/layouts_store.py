@@ -14,15 +14,18 @@ from pathlib import Path
 
 from iarproxy.archive.checking import Problem, cut_of, place, refusal
 from iarproxy.archive.folder import BundleFolder, VolumeFile
-from iarproxy.archive.layouts_export import Load
+from iarproxy.archive.layouts_export import AttachedTo, Load
 from iarproxy.archive.layouts_files import CHUNK
 from iarproxy.archive.layouts_writing import Chunks
 from iarproxy.errors import Refused
-from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, parse_manifest
+from iarproxy.ledger import Ledger
+from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, Repository, Tag, TagReference, parse_manifest
 from iarproxy.oci.bundle_layout import layout_files
-from iarproxy.oci.bundle_manifest import BundleManifest
+from iarproxy.oci.bundle_manifest import BundledAttachment, BundleManifest
 from iarproxy.oci.volumes import Extent, Literal, Piece, Volume, extents
 from iarproxy.store import Store
+
+_ENDINGS = ("", ".sig", ".att", ".sbom")
 
 
 def load_from(store: Store) -> Load:
@@ -43,6 +46,22 @@ def size_in(store: Store) -> Callable[[Digest], int | None]:
         return None if found is None else found.size
 
     return size
+
+
+def attached_in(store: Store, ledger: Ledger) -> AttachedTo:
+    """The attachment tags that are known of content, and held."""
+
+    async def attached(repository: Repository, subject: Digest) -> list[BundledAttachment]:
+        found: list[BundledAttachment] = []
+        plain = Tag.attached_to(subject)
+        for ending in _ENDINGS if plain.is_attachment else ():
+            reference = TagReference(repository, Tag(f"{plain}{ending}"))
+            known = await ledger.followed(reference)
+            if known is not None and store.find(known[0].digest) is not None:
+                found.append(BundledAttachment(reference, known[0]))
+        return found
+
+    return attached
 
 
 def chunks_of(store: Store) -> Chunks:

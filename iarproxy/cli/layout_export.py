@@ -13,7 +13,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from iarproxy.archive.layouts_export import Export, Exported, Exporting, LayoutFormat
-from iarproxy.archive.layouts_store import chunks_of, joined, load_from, size_in
+from iarproxy.archive.layouts_store import attached_in, chunks_of, joined, load_from, size_in
 from iarproxy.archive.layouts_writing import Chunks, write_archive, write_folder
 from iarproxy.cli.options import (
     ConfigOption,
@@ -25,13 +25,12 @@ from iarproxy.cli.options import (
     reference,
     run,
 )
-from iarproxy.cli.output import as_bytes, out, print_json
+from iarproxy.cli.output import as_bytes, out, print_error, print_json
 from iarproxy.cli.wiring import Rooms
 from iarproxy.cli.writing import output
 from iarproxy.errors import Refused
 from iarproxy.ledger import DEFAULT, PinSet
 from iarproxy.oci import MAX_MANIFEST, Reference, TagReference, parse_manifest
-from iarproxy.oci.bundle_manifest import BundledName
 from iarproxy.oci.volumes import Literal, Piece
 
 Write: TypeAlias = Callable[[Sequence[Literal | Piece], Chunks], None]
@@ -49,6 +48,9 @@ def export(
     ] = ["all"],  # noqa: B006  # typer reads it, nobody changes it
     flat: Annotated[
         bool, typer.Option("--flat", help="Name the one platform's image, and not its index without the others.")
+    ] = False,
+    referrers: Annotated[
+        bool, typer.Option("--referrers", help="With signatures, SBOMs and whatever else refers to the images.")
     ] = False,
     bundle: Annotated[
         list[Path] | None,
@@ -69,26 +71,29 @@ def export(
         raise typer.BadParameter("name what to export: REF..., or --bundle DIR")
     chosen = platforms(platform)
     if bundle:
-        if chosen or flat or form is LayoutFormat.DOCKER_ARCHIVE:
+        if chosen or flat or referrers or form is LayoutFormat.DOCKER_ARCHIVE:
             raise typer.BadParameter(
                 "--bundle writes all of a bundle as --format oci or oci-archive; leave the rest out"
             )
         with joined(bundle) as (contents, chunks), _writer(target, form, None) as write:
             write(contents, chunks)
-        return _tell([], contents, target, json=json)
+        return _tell(Export(), contents, target, json=json)
 
     async def command(rooms: Rooms) -> Export:
         pins = rooms.ledger.within(environment_of(rooms.config, env).name)
         names = dict.fromkeys(reference(ref, rooms.config) for ref in refs)
         wanted = [await _wanted(rooms, pins, each) for each in names]
-        exporting = Exporting(load_from(rooms.store), size_in(rooms.store), chosen, flat=flat)
+        attached = attached_in(rooms.store, rooms.ledger)
+        exporting = Exporting(
+            load_from(rooms.store), size_in(rooms.store), chosen, attached, flat=flat, referrers=referrers
+        )
         found = await exporting.gather(wanted, form)
         await asyncio.to_thread(write, found.contents(), chunks_of(rooms.store))
         return found
 
     with _writer(target, form, load(config).store.path) as write:
         found = run(config, command)
-    return _tell(found.names, found.contents(), target, json=json)
+    return _tell(found, found.contents(), target, json=json)
 
 
 async def _wanted(rooms: Rooms, pins: PinSet, reference: Reference) -> Exported:
@@ -159,17 +164,21 @@ def _translated(target: Path, write: Callable[[], None]) -> None:
         raise Refused(f"{target} cannot be written: {error.strerror}") from error
 
 
-def _tell(names: Sequence[BundledName], contents: Sequence[Literal | Piece], target: Path, *, json: bool) -> None:
+def _tell(export: Export, contents: Sequence[Literal | Piece], target: Path, *, json: bool) -> None:
     blobs = [each for each in contents if isinstance(each, Piece)]
     size = sum(each.size for each in blobs)
     if json:
         listed = [
             {"reference": str(each.reference), "digest": str(each.descriptor.digest), "omitted": len(each.omitted)}
-            for each in names
+            for each in export.names
         ]
-        print_json({"path": str(target), "images": listed, "blobs": len(blobs), "bytes": size})
+        attachments = {"attachments": list(export.attachments), "attachments_left_out": export.left}
+        print_json({"path": str(target), "images": listed, "blobs": len(blobs), "bytes": size, **attachments})
         return
-    for each in names:
+    for each in export.names:
         left = f" (without {len(each.omitted)} manifests of its index)" if each.omitted else ""
         out.print(f"{each.reference} {each.descriptor.digest}{left}", markup=False)
-    out.print(f"{len(blobs)} blobs, {as_bytes(size)} written to {target}", markup=False)
+    if export.left:
+        print_error(f"{export.left} lists or tags of what is attached are left out; --referrers takes them along")
+    attached = f" and {len(export.attachments)} lists or tags of what is attached" if export.attachments else ""
+    out.print(f"{len(blobs)} blobs, {as_bytes(size)}{attached} written to {target}", markup=False)

@@ -18,6 +18,7 @@ from typing import Any
 import orjson
 
 from iarproxy.oci.bundle_manifest import BundledAttachment, BundledName, BundleManifest
+from iarproxy.oci.descriptor import Descriptor
 from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.oci.set_record import described
 from iarproxy.oci.volumes import Literal, Volume, volumes
@@ -47,9 +48,10 @@ def volumes_of(manifest: BundleManifest) -> list[Volume]:
     return volumes(manifest.identity, layout_files(manifest), manifest.provides, manifest.volume_size)
 
 
-def index_of(listed: Iterable[BundledName | BundledAttachment]) -> bytes:
-    """An `index.json` with these entries."""
-    return orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(map(_entry, listed))})
+def index_of(listed: Iterable[BundledName | BundledAttachment], untagged: Iterable[Descriptor] = ()) -> bytes:
+    """An `index.json` with these entries, and those without a name behind them: what refers to others."""
+    entries = [*map(_entry, listed), *map(described, untagged)]
+    return orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 
 
 def _entry(each: BundledName | BundledAttachment) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from airgap_sets import Wanted
-from airgap_world import Place, a_site, an_origin
+from airgap_world import Place, a_site, an_origin, ask
 from iarproxy.oci import Digest
 from images import artifact, image, index, random_blob, small_image
 
@@ -219,3 +219,25 @@ def test_recalled_content_is_not_taken_in(origin: Place, tmp_path: Path) -> None
     refused = site.run("layout", "import", tmp_path / "both.tar", "--reason", "x")
     assert (1, True, {}) == (refused.code, "recalled" in refused.err, site.pins()), refused.err
     assert Digest.of(BOTH.raw) == BOTH.digest
+
+
+def test_what_is_attached_goes_along_where_it_is_wanted(tmp_path: Path) -> None:
+    """With --referrers an SBOM comes to the site, which lists and serves it; else it is counted."""
+    origin, site = an_origin(tmp_path / "origin"), a_site(tmp_path / "site")
+    name = f"{TEAM}/both:1"
+    origin.sync("site", Wanted({name: BOTH}, {name: [artifact(BOTH)]}))
+    told = origin.done("layout", "export", name, "-o", tmp_path / "bare.tar")
+    assert "1 lists or tags of what is attached are left out; --referrers takes them along" in told.err
+    done = origin.done("layout", "export", name, "-o", tmp_path / "full.tar", "--referrers", "--json")
+    assert [f"{TEAM}/both:sha256-{BOTH.digest.hex}"] == done.json["attachments"]
+    entries = json.loads(members(tmp_path / "full.tar")["index.json"])["manifests"]
+    assert [str(artifact(BOTH).digest)] == [each["digest"] for each in entries if "annotations" not in each]
+    site.done("layout", "import", tmp_path / "full.tar", "--reason", "x")
+    assert {name: str(BOTH.digest)} == site.pins()
+    with site.serving():
+        status, listed = ask(site.port, f"/v2/{TEAM}/both/referrers/{BOTH.digest}")
+        assert (200, [str(artifact(BOTH).digest)]) == (
+            status,
+            [each["digest"] for each in json.loads(listed)["manifests"]],
+        )
+        assert str(BOTH.digest) in site.pull(name)

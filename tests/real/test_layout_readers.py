@@ -284,3 +284,23 @@ def test_what_copies_whole_indexes(world: Carried, tools: Tools, tmp_path: Path,
     tools(*oras, str(folder), called("both"), f"{registry}/{target}:oras")
     tools("regctl", "image", "import", "--name", called("both"), f"{registry}/{target}:regctl", str(flat))
     assert {world.amd64("both")} == set(world.shelf.repositories[target].tags.values())
+
+
+@pytest.mark.real("oras", "regctl")
+def test_referrers_are_found(world: Carried, tools: Tools, tmp_path: Path) -> None:
+    """With --referrers, `oras cp -r` finds an SBOM by its subject, in an archive that regctl reads as before."""
+    registry, image = f"127.0.0.1:{world.shelf.port}", "library/plain"
+    (tmp_path / "sbom.json").write_text("{}")
+    attach = ["oras", "attach", "--plain-http", "--disable-path-validation", "--artifact-type", "application/spdx+json"]
+    tools(*attach, f"{registry}/{image}:1", str(tmp_path / "sbom.json"))
+    world.done("sync", "whole", "--sets", world.mirror.folder / "sets.toml")
+    archive = tmp_path / "with.tar"
+    world.done("layout", "export", called("plain"), "-o", archive, "--referrers")
+    (expected,) = world.shelf.repositories[image].referrers(world.digests["plain"], [])
+    folder = unpacked(archive, tmp_path / "folder")
+    copy = ["oras", "cp", "-r", "--to-plain-http", "--from-oci-layout-path", str(folder), called("plain")]
+    tools(*copy, f"{registry}/referred/oras:1")
+    assert {world.digests["plain"], expected["digest"]} <= kept(world, "referred/oras")
+    tools("regctl", "registry", "set", registry, "--tls", "disabled")
+    tools("regctl", "image", "import", "--name", called("plain"), f"{registry}/referred/regctl:1", str(archive))
+    assert world.digests["plain"] == world.shelf.repositories["referred/regctl"].tags["1"]
