@@ -264,9 +264,7 @@ def _reattach(
     attachments: Sequence[tuple[TagReference, Descriptor]],
     linked: Mapping[Repository, Collection[Digest]],
 ) -> None:
-    at = tx.now()
-    for reference, descriptor in attachments:
-        followed.write(tx.connection, reference, descriptor, at)
+    followed.write_all(tx.connection, attachments, tx.now())
     for repository, digests in linked.items():
         links.link(tx.connection, repository, digests)
 

@@ -6,8 +6,9 @@ Rule 2: a row that fails its checksum is nothing: upstream is asked again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, bindparam, insert, select, tuple_
 
@@ -51,14 +52,24 @@ def page(connection: Connection, after: Key, limit: int) -> tuple[list[tuple[Tag
 
 def write(connection: Connection, reference: TagReference, descriptor: Descriptor, at: datetime) -> None:
     """Keep what the tag offers `at` this moment."""
-    row = {
+    write_all(connection, [(reference, descriptor)], at)
+
+
+def write_all(connection: Connection, found: Iterable[tuple[TagReference, Descriptor]], at: datetime) -> None:
+    """Keep what each of these tags offers `at` this moment."""
+    rows = [sealed(FOLLOWED, _row(reference, descriptor, at)) for reference, descriptor in found]
+    if rows:
+        connection.execute(_REPLACE, rows)
+
+
+def _row(reference: TagReference, descriptor: Descriptor, at: datetime) -> dict[str, Any]:
+    return {
         **tag_key(reference),
         "digest": str(descriptor.digest),
         "media_type": descriptor.media_type,
         "size": descriptor.size,
         "fetched_at": to_text(at),
     }
-    connection.execute(_REPLACE, sealed(FOLLOWED, row))
 
 
 def tags(connection: Connection, repository: Repository) -> list[str]:
