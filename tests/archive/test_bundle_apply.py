@@ -237,3 +237,35 @@ def test_content_that_the_manifest_does_not_list(second: Made, site: Place) -> N
     manifest = second.manifest
     listed = {str(each.digest) for each in manifest.provides}
     assert listed | {str(Digest.of(manifest.dump()))} == site.blobs()
+
+
+def test_media_side_by_side(second: Made, site: Place, tmp_path: Path) -> None:
+    """Volumes in several folders are one bundle; of two bundles at once none is taken."""
+    left, right = second.copy(tmp_path / "left"), tmp_path / "right"
+    right.mkdir()
+    for number in (1, 3):
+        left.volume(number).rename(right / f"part {number}")
+    mixed = second.copy(tmp_path / "mixed").altered(second.manifest.dump() + b" ")
+    trust: list[str | Path] = ["--trust", second.public]
+    assert (
+        "two bundles" in site.refused("malformed", "bundle", "apply", left.folder, mixed.folder, *trust).json["error"]
+    )
+    assert "cannot be opened" in site.refused("malformed", "bundle", "apply", left.public, *trust).json["error"]
+    assert "no bundle.json" in site.refused("malformed", "bundle", "apply", right, *trust).json["error"]
+    site.done("bundle", "apply", right, left.folder, *trust)
+    assert second.origin.pins() == site.pins()
+
+
+def test_a_receipt_is_written(second: Made, site: Place, tmp_path: Path) -> None:
+    """Where it was asked for, else where the caller is; what was there is written anew; a refusal leaves none."""
+    receipt = tmp_path / "receipt"
+    site.run("bundle", "apply", second.folder, "--trust", second.origin.folder / "nobody.pub", "--receipt", receipt)
+    assert not receipt.exists()
+    receipt.write_bytes(b"x" * 100_000)
+    site.done(*second.applying("--receipt", receipt))
+    assert receipt.read_bytes().startswith(b"{")
+    assert b"xx" * 100 not in receipt.read_bytes()
+    site.done(*second.applying())
+    assert (site.folder / f"{SET}.receipt").read_bytes().startswith(b"{")
+    ended = site.run(*second.applying("--receipt", tmp_path / "no folder" / "receipt"))
+    assert (1, True) == (ended.code, "receipt" in ended.err)
