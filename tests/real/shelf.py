@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import threading
+import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
@@ -147,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _upload(self, shelf: Shelf, name: str, upload: str, query: dict[str, list[str]], body: bytes) -> None:
         if self.command == "POST":
-            upload = str(len(shelf.log))
+            upload = uuid.uuid4().hex  # several begin at once
         shelf.uploads[upload] = shelf.uploads.get(upload, b"") + body
         place = {"Location": f"/v2/{name}/blobs/uploads/{upload}", "Docker-Upload-UUID": upload}
         if "digest" not in query:
