@@ -94,17 +94,28 @@ class Staging:
         Raises:
             Refused: the disk does not take it.
         """
-        with translated(self.target):
-            _sync(self.disk, self.folder)
-            for file in sorted(self.folder.iterdir(), key=lambda each: (each.name == MANIFEST, each.name)):
-                final = self.target / file.name
-                if os.path.lexists(final):
-                    raise Refused(f"{final} came while the bundle was made; name a new folder")
-                if file.name == MANIFEST:
-                    _sync(self.disk, self.target)
-                file.rename(final)
-            self.folder.rmdir()
-            _sync(self.disk, self.target)
+        moved: list[Path] = []
+        try:
+            with translated(self.target):
+                self._move(moved)
+        except BaseException:
+            for each in reversed(moved):  # bundle.json is the first to go, as it was the last to come
+                with suppress(OSError):
+                    each.unlink()
+            raise
+
+    def _move(self, moved: list[Path]) -> None:
+        _sync(self.disk, self.folder)
+        for file in sorted(self.folder.iterdir(), key=lambda each: (each.name == MANIFEST, each.name)):
+            final = self.target / file.name
+            if os.path.lexists(final):
+                raise Refused(f"{final} came while the bundle was made; name a new folder")
+            if file.name == MANIFEST:
+                _sync(self.disk, self.target)
+            file.rename(final)
+            moved.append(final)
+        self.folder.rmdir()
+        _sync(self.disk, self.target)
 
 
 @contextmanager
@@ -169,20 +180,37 @@ def write_all(disk: Disk, fd: int, data: memoryview) -> None:
 
 def _claimed(target: Path) -> Path:
     """A new folder for the files, in the place of one that was left (rule 2)."""
-    found = {each.name for each in os.scandir(target)} - _MADE_BY_THE_DISK
     folder = target / INCOMPLETE
-    if found - {INCOMPLETE}:
-        raise Refused(f"{target} is not empty; name a new folder")
-    if found:
+    if INCOMPLETE in _names(target):
         lock = _locked(folder)
         try:
-            _clear(folder)
+            _clear_left(target)
         except OSError as error:
             raise Refused(f"{folder} holds what no create left there; name a new folder") from error
         finally:
             os.close(lock)
+    if _names(target):
+        raise Refused(f"{target} is not empty; name a new folder")
     folder.mkdir(mode=_FOLDER_MODE)
     return folder
+
+
+def _names(target: Path) -> set[str]:
+    return {each.name for each in target.iterdir()} - _MADE_BY_THE_DISK
+
+
+def _clear_left(target: Path) -> None:
+    """Remove what a killed create left; some of it may have moved, but `bundle.json` had not, so it is no bundle."""
+    moved = _names(target) - {INCOMPLETE}
+    half = MANIFEST not in moved and (target / INCOMPLETE / MANIFEST).exists() and all(map(_is_ours, moved))
+    if half or not moved:
+        for each in moved:
+            (target / each).unlink()
+        _clear(target / INCOMPLETE)
+
+
+def _is_ours(name: str) -> bool:
+    return any(fnmatch(name, known) for known in _OURS)
 
 
 def _locked(folder: Path) -> int:
@@ -201,7 +229,7 @@ def _locked(folder: Path) -> int:
 def _clear(folder: Path) -> None:
     """Remove what a create wrote, and the folder."""
     for each in list(folder.iterdir()):
-        if stat.S_ISREG(each.lstat().st_mode) and any(fnmatch(each.name, known) for known in _OURS):
+        if stat.S_ISREG(each.lstat().st_mode) and _is_ours(each.name):
             each.unlink()
     folder.rmdir()
 
