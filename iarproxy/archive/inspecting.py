@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -71,11 +72,17 @@ class Inspected:
         """Bytes of the blobs that travel."""
         return sum(each.size for each in self.manifest.provides)
 
-    def travels(self, name: BundledName) -> Travels:
-        """How much of a name is in the bundle."""
-        if name.listed:
-            return Travels.WHOLE
-        return Travels.HELD if name.descriptor.digest in self.manifest.requires else Travels.NEW
+    @property
+    def travels(self) -> list[Travels]:
+        """How much of each name is in the bundle, in the order of the names."""
+        required = frozenset(self.manifest.requires)
+        return [_travels(each, required) for each in self.manifest.names]
+
+
+def _travels(name: BundledName, required: AbstractSet[Digest]) -> Travels:
+    if name.listed:
+        return Travels.WHOLE
+    return Travels.HELD if name.descriptor.digest in required else Travels.NEW
 
 
 def inspect(folder: BundleFolder) -> Inspected:

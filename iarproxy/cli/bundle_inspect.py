@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from iarproxy.trust.bundles import BundleStatement
 
 _UNVERIFIED = "nothing of this was verified, and anybody may have written it; `iarproxy bundle verify` checks a bundle"
 _SHORT = 16  # hex digits of a fingerprint
+_SHOWN = 50  # lines of a kind
 
 
 def inspect(
@@ -48,10 +50,10 @@ def _as_json(found: Inspected) -> dict[str, Any]:
                 "reference": str(each.reference),
                 "digest": str(each.descriptor.digest),
                 "mediaType": each.descriptor.media_type,
-                "travels": found.travels(each).value,
+                "travels": travels.value,
                 "omitted": list(map(str, each.omitted)),
             }
-            for each in manifest.names
+            for each, travels in zip(manifest.names, found.travels, strict=True)
         ],
         "attachments": [
             {
@@ -101,22 +103,27 @@ def _print(found: Inspected) -> None:
     out.print(f"travels     {carried}, as {size}; volumes here: {here} of {len(found.parts)}", markup=False)
     out.print(f"requires    {len(manifest.requires)} blobs that the site must hold", markup=False)
     out.print(f"names       {len(manifest.names)}, and {len(manifest.attachments)} attachments", markup=False)
-    for part in found.parts:
-        if part.problem:
-            out.print(f"missing     {plain(_told(part))}", markup=False)
-    for path in found.strangers:
-        out.print(f"stranger    {plain(path)} is no part of it", markup=False)
+    _list("missing", [_told(part) for part in found.parts if part.problem])
+    _list("stranger", [f"{path} is no part of it" for path in found.strangers])
     rows = [
         [
             str(each.reference),
             str(each.descriptor.digest),
-            found.travels(each).value,
+            travels.value,
             f"{len(each.omitted)} left out" if each.omitted else "",
         ]
-        for each in manifest.names
+        for each, travels in zip(manifest.names, found.travels, strict=True)
     ]
     print_table(["NAME", "DIGEST", "TRAVELS", "PLATFORMS"], rows, empty="it has no names")
     print_error(_UNVERIFIED)
+
+
+def _list(what: str, lines: Sequence[str]) -> None:
+    """At most `_SHOWN` lines, and how many more there are."""
+    for line in lines[:_SHOWN]:
+        out.print(f"{what:11} {plain(line)}", markup=False)
+    if len(lines) > _SHOWN:
+        out.print(f"{what:11} and {len(lines) - _SHOWN} more; --json lists them", markup=False)
 
 
 def _claim(each: Signature) -> str:

@@ -325,7 +325,7 @@ def _rotations(made: Made, _: Path) -> None:
 def _many_volumes(made: Made, outside: Path) -> None:
     for number in range(9_000):
         (made.folder / f"volume-{number + 100:06}.tar").touch()
-    _lie(_carried(_HIGH, 2**20 * 99_000))(made, outside)
+    _lie(_carried(_HIGH, 2**20 * 19_000))(made, outside)
 
 
 def _first(key: str, **values: Any) -> Callable[[dict[str, Any]], object]:
@@ -354,7 +354,7 @@ _DOCUMENTS: dict[str, Harm] = {
     "a digest of no algorithm, a lie": _lie(_carried("md5:" + "0" * 32, 1)),
     "a size below zero, a lie": _lie(_carried(_HIGH, -1)),
     "a size of four exabytes, a lie": _lie(_carried(_HIGH, 2**62)),
-    "a size for a hundred thousand volumes, a lie": _lie(_carried(_HIGH, 2**20 * 99_000)),
+    "a size for nineteen thousand volumes, a lie": _lie(_carried(_HIGH, 2**20 * 19_000)),
     "as many volumes among as many files, a lie": _many_volumes,
     "a size beyond numbers, a lie": _lie(_carried(_HIGH, 1e300)),
     "a size that is a text, a lie": _lie(_carried(_HIGH, "1")),
