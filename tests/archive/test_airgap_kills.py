@@ -137,7 +137,7 @@ def test_killed_by_the_kernel(update: Update, tmp_path: Path, nursery: Nursery, 
     count = _traced(whole, update, tmp_path / "trace", ["-e", f"trace={call}"])
     calls = sum("(" in line for line in (tmp_path / "trace").read_text().splitlines())
     assert (0, True) == (count, calls > 2)
-    share = max(2, POINTS // 12)
+    share = max(1, POINTS // 12)
     for number in sorted({calls - each * calls // share for each in range(share)}):
         site = copied(update.site, tmp_path / f"{number}")
         killing = ["-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}"]
