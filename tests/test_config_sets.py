@@ -90,6 +90,10 @@ def test_everything_it_may_say(tmp_path: Path) -> None:
         ("charts = ['ghcr.io/org/app:1', {reference = 'ghcr.io/a/b:1', value = 'x'}]", "1.value: unknown key; did you"),
         ("charts = [{reference = 'ghcr.io/a/b:1', values = ['no.yaml']}]", "charts: "),
         ("locks = ['none.lock']", "none.lock cannot be read: No such file"),
+        ('locks = ["a\\u0000b"]', "cannot be read: embedded null byte"),
+        ("[[set.repositories]]\nname = 'a/b'\nsemver = 1.20", "semver: a number; write it in quotes"),
+        ("[[set.repositories]]\nname = 'a/b'\nnewest = true", "newest: "),
+        ("references = ['a:1']\nreferrers = 'no'", "referrers: "),
         ("locks = ['bad.lock']", "bad.lock, line 2"),
     ],
 )
@@ -101,6 +105,12 @@ def test_an_error_names_set_key_and_remedy(tmp_path: Path, body: str, said: str)
     assert said in str(error.value)
     assert f'{tmp_path}/sets.toml: set "site-a": ' in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_chart_is_named_as_for_helm(tmp_path: Path) -> None:
+    """A `+` in a version is `_` in the tag that helm pushes."""
+    found = sets(tmp_path, section("charts = ['oci://ghcr.io/org/app:1.2.0+build.1']"))["site-a"]
+    assert ["ghcr.io/org/app:1.2.0_build.1"] == list(map(str, found.charts))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +141,10 @@ def test_a_set_that_is_not_there(tmp_path: Path) -> None:
 
 def test_the_definition_is_over_what_is_said(tmp_path: Path) -> None:
     """Order, comments and spelling change nothing; each key and each lock file does."""
+    chosen = "[[set.repositories]]\nname = '{}'\ntags = [{}]\nsemver = '{}'\nplatforms = [{}]"
+    once = chosen.format("c", "'a', 'b'", ">=1.2 <2", "'linux/amd64', 'linux/arm64'")
+    again = chosen.format("library/c", "'b', 'a'", "< 2, >=v1.2.0", "'linux/arm64', 'linux/amd64', 'linux/arm64'")
+    assert definition(tmp_path, once) == definition(tmp_path, again)
     (tmp_path / "iar.lock").write_text(f"# iar.lock 1\nghcr.io/org/app:1@{ONE}\n")
     base = definition(tmp_path, "references = ['a:1', 'b:1']")
     assert base == definition(tmp_path, "# why\nreferences = [\n  'docker.io/library/b:1',\n  'a:1',\n]")

@@ -18,98 +18,30 @@
 Rule 1: an unknown key is an error that suggests the right one; every error names file, set and key.
 Rule 2: names are full, or Docker Hub's, as for every program that writes such lists: a set means the same on each
         machine, whatever its `default_upstream` is.
-Rule 3: the definition of a set is a digest over what it says, lock and values files included, and not over how it is
-        written: a moved line, a comment, another order change nothing.
 """
 
 from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeAlias
+from typing import Annotated, Any, Self
 
-import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from iarproxy.config.explaining import explain
+from iarproxy.config.wanted import Wanted, WantedChart, WantedLock, WantedRepository, WantedSet
 from iarproxy.errors import ConfigError, Malformed
-from iarproxy.oci import Digest, DigestReference, Platform, Reference, Repository, TagReference, parse_reference
+from iarproxy.oci import Digest, DigestReference, Platform, Reference, Repository, parse_reference
 from iarproxy.oci.bundle_manifest import SET_NAME
-from iarproxy.oci.lock import Lock, Locked, Named
+from iarproxy.oci.lock import Locked, Named
 from iarproxy.oci.lock_reading import read_lock
 from iarproxy.oci.yaml_text import MAX_TEXT
 from iarproxy.trust.choosing import Selection, glob
 from iarproxy.trust.versions import Range
 
-Wanted: TypeAlias = TagReference | DigestReference | Locked
-
 _MOST = 10_000  # references, repositories, locks, charts of one set
-
-
-@dataclass(frozen=True, slots=True)
-class WantedRepository:
-    """A repository of a set, and which of its tags. `platforms`: of indexes, only these; empty: all."""
-
-    repository: Repository
-    selection: Selection
-    platforms: tuple[Platform, ...]
-
-    def __str__(self) -> str:
-        return f"{self.repository} ({self.selection})"
-
-
-@dataclass(frozen=True, slots=True)
-class WantedLock:
-    """A lock file of a set; `name` as it is written there."""
-
-    name: str
-    lock: Lock
-    digest: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class WantedChart:
-    """A Helm chart of a set; `values`: the contents of the values files with which it is rendered, in their order."""
-
-    reference: Reference
-    values: tuple[bytes, ...] = field(default=(), repr=False)
-
-    def __str__(self) -> str:
-        return str(self.reference)
-
-
-@dataclass(frozen=True, slots=True)
-class WantedSet:
-    """What a site needs.
-
-    Attributes:
-        references: a tag, a digest, or a tag that shall stand for a digest.
-        definition: over all that is said here (rule 3).
-    """
-
-    name: str
-    references: tuple[Wanted, ...]
-    repositories: tuple[WantedRepository, ...]
-    platforms: tuple[Platform, ...]
-    locks: tuple[WantedLock, ...]
-    charts: tuple[WantedChart, ...]
-    referrers: bool
-
-    @property
-    def definition(self) -> Digest:
-        """The digest of what this set says."""
-        document = {
-            "name": self.name,
-            "references": sorted(map(str, self.references)),
-            "repositories": sorted([str(each), sorted(map(str, each.platforms))] for each in self.repositories),
-            "platforms": sorted(map(str, self.platforms)),
-            "locks": sorted([each.name, str(each.digest)] for each in self.locks),
-            "charts": sorted([str(each), [str(Digest.of(text)) for text in each.values]] for each in self.charts),
-            "referrers": self.referrers,
-        }
-        return Digest.of(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -128,6 +60,8 @@ def _read(parse: Callable[[Any], Any]) -> BeforeValidator:
 
 
 def _range(value: Any) -> Range | None:
+    if isinstance(value, int | float):  # TOML's 1.20 is 1.2
+        raise Malformed(f'a number; write it in quotes: "{value}"')
     return None if value is None else Range.parse(str(value))
 
 
@@ -144,8 +78,10 @@ def _reference(value: Any) -> Wanted:
 
 
 def _chart(value: Any) -> Reference:
-    """The reference of a chart, with or without `oci://` in front; a chart's version is a tag, so it is written out."""
-    named = Named.parse(str(value).removeprefix("oci://"))
+    """The reference of a chart, with or without `oci://` in front; its version is a tag, so it is written out,
+    with `_` for `+`, as helm pushes it.
+    """
+    named = Named.parse(str(value).removeprefix("oci://").replace("+", "_"))
     if named.digest is not None:
         return DigestReference(named.repository, named.digest)
     if named.reference is None:
@@ -173,7 +109,7 @@ class RepositorySection(_Section):
     name: Annotated[Repository, _read(_repository)]
     tags: tuple[Annotated[str, _read(glob)], ...] = Field((), max_length=_MOST)
     semver: Annotated[Range | None, _read(_range)] = None
-    newest: int | None = Field(None, ge=1, le=_MOST)
+    newest: int | None = Field(None, ge=1, le=_MOST, strict=True)
     platforms: _Platforms | None = None
 
     @model_validator(mode="after")
@@ -204,7 +140,7 @@ class SetSection(_Section):
     platforms: _Platforms = ()
     locks: tuple[str, ...] = Field((), max_length=_MOST)
     charts: tuple[ChartSection, ...] = Field((), max_length=_MOST)
-    referrers: bool = True
+    referrers: bool = Field(default=True, strict=True)
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -258,8 +194,8 @@ class SetsFile:
         try:
             with path.open("rb") as opened:
                 data = opened.read(MAX_TEXT + 1)
-        except OSError as error:
-            said = f"{path} cannot be read: {error.strerror}; paths begin at this file"
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            said = f"{path} cannot be read: {getattr(error, 'strerror', error)}; paths begin at this file"
             raise ConfigError(f'{self.path}: set "{name}": {key}: {said}') from error
         if len(data) > MAX_TEXT:
             raise ConfigError(f'{self.path}: set "{name}": {key}: {path}: more than {MAX_TEXT} bytes; split it')

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from iarproxy.config.sets import WantedSet
+from iarproxy.config.wanted import WantedSet
 from iarproxy.errors import IarproxyError, ManifestInvalid, UnknownBlob
 from iarproxy.ledger import EventKind, Ledger
 from iarproxy.mirror.attachments import Attached, Attachments

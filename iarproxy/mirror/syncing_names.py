@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from iarproxy.config.sets import WantedRepository, WantedSet
+from iarproxy.config.wanted import WantedRepository, WantedSet
 from iarproxy.errors import IarproxyError, Malformed, UnknownManifest, UpstreamUnavailable
 from iarproxy.mirror.answers import TagList
 from iarproxy.mirror.syncing_values import Asked, Failed, Named, each_once, of_locked

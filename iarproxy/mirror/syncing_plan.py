@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Sequence
 from functools import partial
 
-from iarproxy.config.sets import WantedSet
+from iarproxy.config.wanted import WantedSet
 from iarproxy.errors import Denied, ManifestInvalid, UpstreamWrong
 from iarproxy.ledger import Ledger
 from iarproxy.mirror.documents import Documents

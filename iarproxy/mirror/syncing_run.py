@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from iarproxy.config.sets import WantedSet
+from iarproxy.config.wanted import WantedSet
 from iarproxy.errors import IarproxyError
 from iarproxy.mirror.attachments import Attached
 from iarproxy.mirror.syncing_resolve import Resolved

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from iarproxy.config.sets import WantedChart
+from iarproxy.config.wanted import WantedChart
 from iarproxy.errors import IarproxyError, Malformed, Refused, UpstreamUnavailable
 from iarproxy.oci import Descriptor, Digest, Platform, Reference
 from iarproxy.oci.attached_kind import AttachedKind

@@ -3,7 +3,8 @@
 Rule 1: everything that is written must hold: a glob fits (where there are some), the version is in the range, and of
         what is left the newest come, by version. With `semver` or `newest`, tags that are no versions are left out.
 Rule 2: a version with a suffix, `1.2.3-rc.1` or `1.2.3-alpine`, is wanted only where a glob that fits has a hyphen too:
-        nobody who writes ">=1.2" means release candidates and variants.
+        nobody who writes ">=1.2" means release candidates and variants. The range is about the numbers then, unless
+        it has a suffix itself: ">=1.2 <2" with "*-alpine" is 1.2.0-alpine and not 2.0.0-alpine.
 Rule 3: attachment tags are no names; they come with what they are attached to.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import translate
 from functools import lru_cache
 
 from iarproxy.errors import Malformed
@@ -19,7 +21,6 @@ from iarproxy.oci import Tag
 from iarproxy.trust.versions import Range, Version
 
 _GLOB = re.compile(r"[A-Za-z0-9_.*?-]{1,128}", re.ASCII)
-_WILD = {"*": ".*", "?": "."}
 
 
 def glob(value: object) -> str:
@@ -45,6 +46,11 @@ class Selection:
     globs: tuple[str, ...] = ()
     semver: Range | None = None
     newest: int | None = None
+
+    @property
+    def meaning(self) -> tuple[list[str], list[str], int | None]:
+        """The same for all spellings of it."""
+        return sorted(set(self.globs)), self.semver.meaning if self.semver else [], self.newest
 
     @property
     def of_versions(self) -> bool:
@@ -73,10 +79,16 @@ def choose(selection: Selection, tags: Iterable[str]) -> Chosen:
     if not selection.of_versions:
         return Chosen(tuple(sorted(fitting)))
     versions = {tag: version for tag in fitting if (version := Version.of(tag.value)) is not None}
-    within = [tag for tag in versions if selection.semver is None or selection.semver.holds(versions[tag])]
+    within = [tag for tag in versions if _is_within(selection.semver, versions[tag])]
     wanted = [tag for tag in within if not versions[tag].pre or _means_suffixes(selection.globs, tag)]
     newest = sorted(wanted, key=lambda tag: (versions[tag], tag), reverse=True)[: selection.newest]
     return Chosen(tuple(sorted(newest)), len(within) - len(wanted))
+
+
+def _is_within(semver: Range | None, version: Version) -> bool:
+    if semver is None:
+        return True
+    return semver.holds(version if semver.names_suffixes else Version(version.numbers))
 
 
 def _fits(globs: tuple[str, ...], tag: Tag) -> bool:
@@ -89,4 +101,4 @@ def _means_suffixes(globs: tuple[str, ...], tag: Tag) -> bool:
 
 @lru_cache(maxsize=1024)
 def _compiled(text: str) -> re.Pattern[str]:
-    return re.compile("".join(_WILD.get(each, re.escape(each)) for each in text), re.ASCII)
+    return re.compile(translate(text))  # in time that grows with the text alone, however many `*` there are

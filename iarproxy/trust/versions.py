@@ -4,6 +4,7 @@ Rule 1: a version is `1`, `1.2` or `1.2.3`, with or without `v` before it; what 
         hyphen is a pre-release (SemVer 2.0.0, section 11), also where a publisher means a variant by it, as in
         `1.2.3-alpine`. Anything else, four numbers for example, is no version.
 Rule 2: a range is comparisons that must all hold: `>=1.2 <2`, `^1.4`, `~1.4.2`, `=2.0.0`; a bare version means `=`.
+        `^` lets no number change up to the first that is not 0, or the last that is written; `~` the last but one.
 """
 
 from __future__ import annotations
@@ -53,10 +54,16 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """Comparisons that must all hold."""
+    """Comparisons that must all hold. `names_suffixes`: whether a version with one was written."""
 
     text: str
     comparisons: tuple[tuple[str, Version], ...]
+    names_suffixes: bool = False
+
+    @property
+    def meaning(self) -> list[str]:
+        """The same for all spellings of it."""
+        return sorted({f"{operator or '='}{version.numbers}{version.pre}" for operator, version in self.comparisons})
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -70,20 +77,22 @@ class Range:
         parsed = [(operator, version) for operator, version in found if version is not None]
         if rest.strip(" ,") or not parsed or len(parsed) != len(found):
             raise Malformed(f'not a range of versions: {text[:80]!r}; write for example ">=1.2 <2" or "^1.4"')
-        spread = [each for operator, version in parsed for each in _spread(operator, version)]
-        return cls(text, tuple(spread))
+        written = [each.split("-")[0].count(".") + 1 for _, each in _COMPARISON.findall(text)]
+        spread = [each for one, parts in zip(parsed, written, strict=True) for each in _spread(*one, parts)]
+        return cls(text, tuple(spread), any(version.pre for _, version in parsed))
 
     def holds(self, version: Version) -> bool:
         """Whether `version` is in it."""
         return all(_OPERATORS[operator](version, bound) for operator, bound in self.comparisons)
 
 
-def _spread(operator: str, version: Version) -> list[tuple[str, Version]]:
-    """`^` and `~` as two comparisons."""
-    major, minor, patch = version.numbers
-    if operator == "~":
-        return [(">=", version), ("<", Version((major, minor + 1, 0), "0"))]
+def _spread(operator: str, version: Version, written: int) -> list[tuple[str, Version]]:
+    """`^` and `~` as two comparisons; `written`: how many numbers the version has."""
+    if operator not in ("^", "~"):
+        return [(operator, version)]
+    fixed = min(written, 2) - 1  # the place of the last number that may not change
     if operator == "^":
-        above = (major + 1, 0, 0) if major else (0, minor + 1, 0) if minor else (0, 0, patch + 1)
-        return [(">=", version), ("<", Version(above, "0"))]
-    return [(operator, version)]
+        fixed = next((at for at, number in enumerate(version.numbers[:written]) if number), written - 1)
+    kept = version.numbers[:fixed]
+    above = (*kept, version.numbers[fixed] + 1, 0, 0)
+    return [(">=", version), ("<", Version((above[0], above[1], above[2]), "0"))]

@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from charts import chart
-from iarproxy.config.sets import WantedSet, load_sets
+from iarproxy.config.sets import load_sets
+from iarproxy.config.wanted import WantedSet
 from iarproxy.ledger import EventKind
 from iarproxy.mirror.syncing_values import Plan, Silent, Synced
 from iarproxy.oci import Digest, Tag, TagReference
