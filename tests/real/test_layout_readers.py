@@ -249,14 +249,35 @@ def test_oras_copies(world: Carried, tools: Tools, tmp_path: Path, whole: Path, 
     assert world.digests[name] == world.shelf.repositories[target].tags["2"]
 
 
+def regctl_imports(tools: Tools, target: str, *words: str) -> None:
+    """0.11.7 sends an empty body now and then for a blob that it reads from an archive, and says so: try again."""
+    command = ["regctl", "image", "import", *words[:-1], target, words[-1]]
+    for _ in range(5):
+        said = tools.saying(*command)
+        if "with Body length 0" not in said:
+            break
+    tools(*command)
+
+
 @pytest.mark.real("regctl")
 @pytest.mark.parametrize("name", IMAGES)
 def test_regctl_imports(world: Carried, tools: Tools, tmp_path: Path, name: str) -> None:
     """`regctl image import` of an archive of one image."""
     archive, registry = world.archive(name), f"127.0.0.1:{world.shelf.port}"
     tools("regctl", "registry", "set", registry, "--tls", "disabled")
-    tools("regctl", "image", "import", f"{registry}/pushed/regctl-{name}:1", str(archive))
+    regctl_imports(tools, f"{registry}/pushed/regctl-{name}:1", str(archive))
     assert world.digests[name] == world.shelf.repositories[f"pushed/regctl-{name}"].tags["1"]
+
+
+@pytest.mark.real("regctl")
+def test_regctl_imports_by_name(world: Carried, tools: Tools, whole: Path) -> None:
+    """`regctl image import --name`, of many images in one archive."""
+    registry = f"127.0.0.1:{world.shelf.port}"
+    tools("regctl", "registry", "set", registry, "--tls", "disabled")
+    for name in IMAGES:
+        target = f"pushed/regctl-{name}-{whole.parent.name}"
+        regctl_imports(tools, f"{registry}/{target}:1", "--name", called(name), str(whole))
+        assert world.digests[name] == world.shelf.repositories[target].tags["1"]
 
 
 @pytest.mark.real("regctl")
@@ -264,7 +285,7 @@ def test_regctl_imports_bundles(world: Carried, tools: Tools, one: Path) -> None
     """The volume of a bundle of one image, by its full name."""
     registry, target = f"127.0.0.1:{world.shelf.port}", f"pushed/regctl-{one.parent.name}"
     tools("regctl", "registry", "set", registry, "--tls", "disabled")
-    tools("regctl", "image", "import", "--name", called("both"), f"{registry}/{target}:1", str(one))
+    regctl_imports(tools, f"{registry}/{target}:1", "--name", called("both"), str(one))
     assert world.digests["both"] == world.shelf.repositories[target].tags["1"]
 
 
@@ -282,7 +303,7 @@ def test_what_copies_whole_indexes(world: Carried, tools: Tools, tmp_path: Path,
     folder, target = unpacked(flat, tmp_path / "flat"), f"flat/{narrow.parent.name}"
     tools("crane", "push", str(folder), f"{registry}/{target}:crane")
     tools(*oras, str(folder), called("both"), f"{registry}/{target}:oras")
-    tools("regctl", "image", "import", "--name", called("both"), f"{registry}/{target}:regctl", str(flat))
+    regctl_imports(tools, f"{registry}/{target}:regctl", "--name", called("both"), str(flat))
     assert {world.amd64("both")} == set(world.shelf.repositories[target].tags.values())
 
 
@@ -302,5 +323,5 @@ def test_referrers_are_found(world: Carried, tools: Tools, tmp_path: Path) -> No
     tools(*copy, f"{registry}/referred/oras:1")
     assert {world.digests["plain"], expected["digest"]} <= kept(world, "referred/oras")
     tools("regctl", "registry", "set", registry, "--tls", "disabled")
-    tools("regctl", "image", "import", "--name", called("plain"), f"{registry}/referred/regctl:1", str(archive))
+    regctl_imports(tools, f"{registry}/referred/regctl:1", "--name", called("plain"), str(archive))
     assert world.digests["plain"] == world.shelf.repositories["referred/regctl"].tags["1"]
