@@ -58,7 +58,7 @@ class Update:
         self.after = origin.pins()
 
     def words(self) -> list[str | Path]:
-        return self.bundle.applying("--reason", "the second one")
+        return self.bundle.applying("--prefer", "bundle", "--prefer", "bundle", "--reason", "the second one")
 
 
 @pytest.fixture(scope="module")
