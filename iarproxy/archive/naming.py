@@ -1,7 +1,7 @@
-"""What the names of a bundle mean for a site: new, as they are, updates, or conflicts that a person decides.
+"""What the names of a bundle mean for a site: new, as they are, or conflicts that a person decides.
 
-Rule 1: a tag that an earlier bundle of the same origin pinned, and nobody changed since, is updated by a later one:
-        by sequence within a set, else by when the bundles were made. Everything else that differs is a conflict.
+Rule 1: a pin on something else is a conflict, whoever made it: also where an earlier bundle of the same set did, and
+        somebody changed the name at the origin since. It is told apart, so that a person sees what to decide.
 Rule 2: a name that a person here removed is a conflict too: it awaits a person's word, as it does for a first fetch.
         One that retention took away is as one that never was.
 Rule 3: conflicts are listed together, and nothing is applied until it was said which side wins.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC
 from enum import StrEnum
 from typing import Any, Final, assert_never
 
@@ -176,17 +176,16 @@ class Naming:
         return found
 
     async def _differs(self, now: Pin | Unpinned, change: Change, said: BundleStatement) -> Differs | None:
-        """Why a change is a conflict; None: it is none (rules 1 and 2)."""
+        """Why a change is a conflict; None: it is none (rule 2)."""
         if isinstance(now, Unpinned) and (not now.revision or now.retired):
             return None
         event = await self.ledger.within(self.environment.name).made(change.reference)
-        if event is not None and _is_earlier(event, said):
-            return None
-        by = "" if event is None else f" by {event.actor} at {event.at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
         new = change.new.digest if change.new is not None else None
         if isinstance(now, Unpinned):
-            return Differs(now.reference, f"{now.reference} was removed here{by}; the bundle has {new}")
-        return Differs(now.reference, f"{now.reference} is {now.descriptor.digest} here{by}; the bundle has {new}")
+            return Differs(now.reference, f"{now.reference} was removed here{_by(event)}; the bundle has {new}")
+        brought = "" if event is None else _brought(event, said)
+        told = f"{now.reference} is {now.descriptor.digest} here{brought or _by(event)}; the bundle has {new}"
+        return Differs(now.reference, told)
 
 
 def detail_of(said: BundleStatement) -> dict[str, Any]:
@@ -210,14 +209,16 @@ def _change(environment: str, name: BundledName, now: Pin | Unpinned, detail: di
     return Change(environment, name.reference, old, name.descriptor, source, detail)
 
 
-def _is_earlier(event: Event, said: BundleStatement) -> bool:
-    """Whether that event is the act of an earlier bundle of the same origin (rule 1)."""
+def _by(event: Event | None) -> str:
+    return "" if event is None else f" by {event.actor} at {event.at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def _brought(event: Event, said: BundleStatement) -> str:
+    """Which earlier bundle of the same origin the event was the apply of; empty: it was none."""
     body = event.body
     if event.kind is not EventKind.IMPORTED or body.get("origin") != said.origin or "bundle" not in body:
-        return False
-    if body.get("set") == said.set:
-        return int(body["sequence"]) < said.sequence
-    return datetime.fromisoformat(str(body["created"])) <= said.created
+        return ""
+    return f", as bundle {body['sequence']} of its set {body['set']} brought it"
 
 
 def _decided(differing: Sequence[Differs], prefer: Prefer | None) -> Sequence[Differs]:

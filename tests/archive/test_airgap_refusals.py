@@ -76,7 +76,7 @@ def test_an_expired_one(site: Place, third: Made, tmp_path: Path) -> None:
     assert "--accept-expired" in is_refused(site, "expired", *late.applying())
     without = site.run(*late.applying("--accept-expired"))
     assert 0 != without.code
-    site.done(*late.applying("--accept-expired", "--reason", "the clock is wrong"))
+    site.done(*late.applying("--accept-expired", "--reason", "the clock is wrong", "--prefer", "bundle"))
     assert third.origin.pins() == site.pins()
 
 
