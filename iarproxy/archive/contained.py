@@ -88,7 +88,9 @@ class Contained:
         manifest = parse_manifest(raw, descriptor.media_type, descriptor.digest)
         if manifest.descriptor != descriptor:
             raise BundleRefused(
-                "incomplete", f"{reference} names {descriptor.digest} as something else than what it is: {descriptor}"
+                "incomplete",
+                f"{reference} names {descriptor.digest} as {descriptor.media_type} of {descriptor.size} bytes, and it"
+                f" is {manifest.descriptor.media_type} of {manifest.descriptor.size}",
             )
         if len(self._documents) >= _REMEMBERED:
             del self._documents[next(iter(self._documents))]
