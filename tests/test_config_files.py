@@ -54,9 +54,7 @@ def shown(document: dict[str, Any], section: str) -> set[str]:
     return {key for each in instances for key in each}
 
 
-@pytest.mark.parametrize(
-    "name", sorted(path.name for path in FOLDER.glob("[!s]*.toml"))
-)
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("[!s]*.toml")))
 def test_loads(name: str) -> None:
     """A shipped file is a configuration."""
     assert load(FOLDER / name, {}).source == FOLDER / name

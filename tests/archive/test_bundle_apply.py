@@ -61,7 +61,7 @@ async def apply(
 
 
 def test_a_name_that_changed_at_the_origin_is_a_conflict(first: Made, second: Made, site: Place) -> None:
-    """What an earlier bundle pinned, a later one changes only where somebody says so; both bundles are in the journal."""
+    """What an earlier bundle pinned, a later one changes only where somebody says so; the journal has both."""
     site.done(*first.applying())
     before = site.pins()
     said = site.refused("conflict", *second.applying()).json["error"]
