@@ -40,6 +40,10 @@ _LONGEST = timedelta(days=36_525)  # a hundred years
 SetsOption = Annotated[
     Path, typer.Option("--sets", metavar="FILE", readable=False, help="The sets file, as for `iarproxy sync`.")
 ]
+VolumeSizeOption = Annotated[
+    str, typer.Option("--volume-size", metavar="SIZE", help="The most of a volume, as 4GB or 4GiB; else one file.")
+]
+ExpiresOption = Annotated[str, typer.Option("--expires", metavar="TIME", help="How long sites may apply it: 90d, 12h.")]
 
 
 def create(
@@ -65,12 +69,8 @@ def create(
         typer.Option("--since", metavar="BUNDLE_DIR", readable=False, help="Only what came to the set since then."),
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="All of it, for a site that has nothing.")] = False,
-    volume_size: Annotated[
-        str, typer.Option("--volume-size", metavar="SIZE", help="The most of a volume, as 4GB or 4GiB; else one file.")
-    ] = "",
-    expires: Annotated[
-        str, typer.Option("--expires", metavar="TIME", help="How long sites may apply it: 90d, 12h.")
-    ] = "90d",
+    volume_size: VolumeSizeOption = "",
+    expires: ExpiresOption = "90d",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would travel.")] = False,
     json: JsonOption = False,
     config: ConfigOption = None,
@@ -81,17 +81,8 @@ def create(
     (--since), or nothing (--full). The folder is the bundle: carry all of it.
     """
     on = _on(receipt, trust or [], since, full=full)
-    wanted, signer = load_sets(sets)[name], private_key(key)
-    order = Order(
-        set=name,
-        definition=wanted.definition,
-        on=on,
-        key=signer,
-        lifetime=_lifetime(expires),
-        actor=kernel_actor(),
-        volume_size=_given(_SIZE, volume_size, "--volume-size") if volume_size else None,
-        rotations=rotations_beside(key, signer.public),
-    )
+    most = _given(_SIZE, volume_size, "--volume-size") if volume_size else None
+    order = _order(name, sets, key, on, lifetime=_lifetime(expires), most=most)
     if not dry_run:
         _hand_over(output, load(config).store.path)
 
@@ -108,6 +99,21 @@ def create(
         print_json(_as_json(done, output))
     else:
         _print(done, output)
+
+
+def _order(name: str, sets: Path, key: Path, on: On, *, lifetime: timedelta, most: int | None) -> Order:
+    """What is wanted, with what the person's files say; `most`: bytes of a volume."""
+    definition, signer = load_sets(sets)[name].definition, private_key(key)
+    return Order(
+        set=name,
+        definition=definition,
+        on=on,
+        key=signer,
+        lifetime=lifetime,
+        actor=kernel_actor(),
+        volume_size=most,
+        rotations=rotations_beside(key, signer.public),
+    )
 
 
 def _on(receipt: Path | None, trust: list[Path], since: Path | None, *, full: bool) -> On:
