@@ -34,6 +34,7 @@ from iarproxy.errors import (
     UnknownManifest,
     UnknownName,
     Unsupported,
+    UpstreamUnavailable,
     UpstreamWrong,
 )
 from iarproxy.ledger import Ledger
@@ -63,14 +64,16 @@ class Attached:
         lacking: what could not be learned or had, and why.
         left_out: what upstream lists and no longer has, and what is recalled; nobody else gets it either.
         subjects: what was asked for: everything below the root, and what was found.
-        retry_after: seconds after which upstream may answer what it did not; None: nobody said.
+        refused: of what is lacking, that which asking again will not bring.
+        again: why upstream did not answer, where that is worth another try; of several reasons the longest to last.
     """
 
     attachments: list[Attachment] = field(default_factory=list)
     lacking: list[Lacking] = field(default_factory=list)
     left_out: list[Lacking] = field(default_factory=list)
     subjects: set[Digest] = field(default_factory=set)
-    retry_after: float | None = None
+    refused: set[str] = field(default_factory=set)
+    again: UpstreamUnavailable | None = None
     _listed: int = 0
 
     def failed(self, what: str, error: IarproxyError) -> None:
@@ -79,8 +82,9 @@ class Attached:
             self.left_out.append(Lacking(what, str(error)))
         elif all(each.what != what for each in self.lacking):
             self.lacking.append(Lacking(what, str(error)))
-        if isinstance(error, Unavailable) and error.retry_after is not None:
-            self.retry_after = max(self.retry_after or 0.0, error.retry_after)
+            self.refused |= {what} if isinstance(error, Refused) else set()
+        if isinstance(error, UpstreamUnavailable) and (self.again is None or _lasts(error) > _lasts(self.again)):
+            self.again = error
 
     def count(self, entries: int) -> None:
         """Take note that so many more manifests are listed.
@@ -123,7 +127,7 @@ class Attachments:
             why = (
                 f"there are over {MAX_SUBJECTS} manifests or {MAX_DEPTH} levels of attachments; not all were asked for"
             )
-            found.lacking.append(Lacking(f"{repository}@{root.descriptor.digest}", why))
+            found.failed(f"{repository}@{root.descriptor.digest}", Unsupported(why))
         return found
 
     async def _below(self, repository: Repository, roots: Iterable[Root], found: Attached) -> list[Digest]:
@@ -221,6 +225,10 @@ class Attachments:
     async def _manifest(self, repository: Repository, digest: Digest) -> Manifest:
         async with self._gate:
             return await self._documents.by_digest(DigestReference(repository, digest), Purpose.BACKGROUND)
+
+
+def _lasts(error: UpstreamUnavailable) -> float:
+    return -1.0 if error.retry_after is None else error.retry_after
 
 
 async def _noting(

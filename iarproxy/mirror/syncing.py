@@ -19,7 +19,7 @@ from functools import partial
 from iarproxy.config.wanted import WantedSet
 from iarproxy.errors import IarproxyError, ManifestInvalid, UnknownBlob
 from iarproxy.ledger import EventKind, Ledger
-from iarproxy.mirror.attachments import Attached, Attachments
+from iarproxy.mirror.attachments import Attachments
 from iarproxy.mirror.blobs import Blobs
 from iarproxy.mirror.charts import Chart, Charts
 from iarproxy.mirror.documents import Documents
@@ -158,7 +158,7 @@ class Syncing:
     async def _attach(self, run: Run) -> None:
         async def one(where: tuple[Repository, Root]) -> None:
             repository, root = where
-            attached = await self._attached_to(run, repository, root)
+            attached = await run.attached(repository, root, partial(self._attachments.of, repository, root))
             if attached is None:
                 return
             run.attach(attached)
@@ -170,16 +170,6 @@ class Syncing:
         named = run.resolved.values()
         roots = {(each.asked.reference.repository, Root(each.descriptor, each.asked.platforms)): None for each in named}
         await run.each("attachments", list(roots), one)
-
-    async def _attached_to(self, run: Run, repository: Repository, root: Root) -> Attached | None:
-        """What is attached; asked again where upstream said when."""
-        what = f"what is attached to {repository}@{root.descriptor.digest}"
-        while True:
-            found = await run.tried(repository.registry, what, partial(self._attachments.of, repository, root))
-            if found is None or not found.lacking or found.retry_after is None:
-                return found
-            if not await run.waiting.pause(repository.registry, found.retry_after, found.lacking[0].why):
-                return found
 
     # --- blobs --------------------------------------------------------------------------------------------------------
 

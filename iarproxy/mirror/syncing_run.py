@@ -55,6 +55,26 @@ class Run:
             self.note(what, error)
             return None
 
+    async def attached(
+        self, repository: Repository, root: Root, work: Callable[[], Awaitable[Attached]]
+    ) -> Attached | None:
+        """What is attached to something, as `work` finds it: asked again as for all else, and told with what lacks."""
+        found: Attached | None = None
+
+        async def asking() -> None:
+            nonlocal found
+            found = None
+            found = await work()
+            if found.again is not None:
+                raise found.again
+
+        try:
+            await self.waiting.run(repository.registry, asking)
+        except IarproxyError as error:
+            if found is None:
+                self.note(f"what is attached to {repository}@{root.descriptor.digest}", error)
+        return found
+
     async def each(self, stage: str, things: Sequence[A], one: Callable[[A], Coroutine[Any, Any, B]]) -> list[B]:
         """What `one` gives for each of these, in their order; progress is told."""
         self.progress.stage(stage, len(things))
@@ -95,7 +115,11 @@ class Run:
         self.attachments.update((each.reference, each) for each in found.attachments)
         self.left_out += [each for each in found.left_out if each not in self.left_out]
         known = {each.what for each in self.failed}
-        self.failed += [Failed(each.what, each.why, refused=False) for each in found.lacking if each.what not in known]
+        self.failed += [
+            Failed(each.what, each.why, refused=each.what in found.refused)
+            for each in found.lacking
+            if each.what not in known
+        ]
 
     def join(self, asked: Iterable[Asked]) -> list[Asked]:
         """Learn that these are asked for too; those of them that have to be resolved still."""

@@ -83,11 +83,3 @@ class Waiting:
         if seconds >= _NOTICED and now >= self._told_until.get(upstream, now):
             self._told_until[upstream] = now + seconds
             self._told(upstream, seconds, why)
-
-    async def pause(self, upstream: str, seconds: float, why: str) -> bool:
-        """Wait so long, if that is over before the deadline; whether it was."""
-        if self._clock() + seconds > self._until:
-            return False
-        self._tell(upstream, seconds, why)
-        await self._sleep(max(_AT_LEAST, seconds))
-        return True

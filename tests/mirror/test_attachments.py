@@ -224,7 +224,8 @@ async def test_a_spent_quota_says_when_to_ask_again(world: World) -> None:
     await world.tag()
     world.registry.faults.add("*/referrers/*", Fault(status=429, headers={"Retry-After": "7"}))
     found = await of(world, subject)
-    assert (True, True) == (found.lacking != [], 0 < (found.retry_after or 0) <= 8)
+    assert found.again is not None
+    assert (True, True) == (found.lacking != [], 0 < (found.again.retry_after or 0) <= 8)
 
 
 async def test_what_is_recalled_is_left_out(world: World) -> None:

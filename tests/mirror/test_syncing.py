@@ -265,6 +265,14 @@ async def test_upstream_gone_for_ever(world: World, registry: FakeRegistry, tmp_
     assert [f"{APP} (tags 1)"] == [each.what for each in (await sync(world, a_set(tmp_path, body))).failed][:1]
 
 
+async def test_what_is_attached_and_forbidden_is_refused(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """Asking again would bring nothing, and it is told so."""
+    registry.content.publish("team/app", "1", small_image(1))
+    registry.faults.add("*/referrers/*", Fault(status=403))
+    failed = (await sync(world, a_set(tmp_path, references("team/app:1")))).failed
+    assert [True] == [each.refused for each in failed]
+
+
 async def test_two_contents_under_one_name(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
     """A set that contradicts itself is told where."""
     one, two = small_image(1), small_image(2)

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from iarproxy.config.sets import load_sets
 from iarproxy.errors import Unavailable, UnknownManifest, UpstreamBusy, UpstreamDown, UpstreamUnavailable, UpstreamWrong
+from iarproxy.mirror.attachments import Attached
+from iarproxy.mirror.syncing_run import Run
+from iarproxy.mirror.syncing_values import Silent
 from iarproxy.mirror.syncing_waiting import Waiting
+from iarproxy.oci import Descriptor, Digest, Repository
+from iarproxy.oci.closure import Root
+from iarproxy.oci.media_types import OCI_MANIFEST
 
 
 @dataclass
@@ -115,12 +123,18 @@ async def test_one_name_that_stays_down_ends() -> None:
     assert 4 == tries
 
 
-async def test_a_pause() -> None:
-    """It is made where it is over in time."""
+async def test_a_gone_upstream_is_not_asked_for_attachments_to_the_end(tmp_path: Path) -> None:
+    """Patience is for limits; a registry that is gone is told soon there too, with what is lacking of it."""
+    (tmp_path / "sets.toml").write_text('[[set]]\nname = "a"\nreferences = ["a:1"]')
     time = Time()
-    waiting = time.waiting(10)
-    assert (True, False, [6.0]) == (
-        await waiting.pause("hub", 6.0, "why"),
-        await waiting.pause("hub", 6.0, "why"),
-        time.slept,
-    )
+    run = Run(load_sets(tmp_path / "sets.toml")["a"], time.waiting(3600), Silent())
+
+    async def asking() -> Attached:
+        found = Attached()
+        found.failed("its referrers", UpstreamDown("down", retry_after=12.0))
+        return found
+
+    root = Root(Descriptor(OCI_MANIFEST, Digest.of(b"{}"), 2))
+    found = await run.attached(Repository("hub.test", "a"), root, asking)
+    assert found is not None
+    assert (["its referrers"], [12.0, 12.0]) == ([each.what for each in found.lacking], time.slept)
