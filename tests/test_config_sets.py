@@ -95,6 +95,7 @@ def test_everything_it_may_say(tmp_path: Path) -> None:
         ("[[set.repositories]]\nname = 'a/b'\nnewest = true", "newest: "),
         ("references = ['a:1']\nreferrers = 'no'", "referrers: "),
         ("locks = ['bad.lock']", "bad.lock, line 2"),
+        ("locks = ['sets.toml']", "locks: sets.toml names no image with a digest; write NAME:TAG@sha256:"),
     ],
 )
 def test_an_error_names_set_key_and_remedy(tmp_path: Path, body: str, said: str) -> None:

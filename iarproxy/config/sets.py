@@ -181,9 +181,13 @@ class SetsFile:
     def _lock(self, name: str, file: str) -> WantedLock:
         data = self._beside(name, "locks", file)
         try:
-            return WantedLock(file, read_lock(data, str(self.path.parent / file)), Digest.of(data))
+            lock = read_lock(data, str(self.path.parent / file))
         except Malformed as error:
             raise ConfigError(f'{self.path}: set "{name}": locks: {error}') from error
+        if not (lock.entries or lock.skipped):
+            remedy = "write NAME:TAG@sha256:..., or tags into references"
+            raise ConfigError(f'{self.path}: set "{name}": locks: {file} names no image with a digest; {remedy}')
+        return WantedLock(file, lock, Digest.of(data))
 
     def _chart(self, name: str, section: ChartSection) -> WantedChart:
         return WantedChart(section.reference, tuple(self._beside(name, "charts", file) for file in section.values))

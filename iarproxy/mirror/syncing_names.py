@@ -4,8 +4,8 @@ Rule 1: a line that cannot be answered fails for itself: an upstream that does n
         in. The others go on.
 Rule 2: upstream's own list counts. Pinned tags that it no longer has are wanted too, but a list without upstream's part
         is none: a set would silently shrink.
-Rule 3: a line of a lock that has a digest and no tag asks for that content. One that has no digest is said, never
-        dropped silently.
+Rule 3: a line of a lock that has a digest and no tag asks for that content; one that has a tag and no digest for the
+        tag, and that is said. So is one that is no name; none is dropped silently.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from iarproxy.errors import IarproxyError, Malformed, UnknownManifest, UpstreamU
 from iarproxy.mirror.answers import TagList
 from iarproxy.mirror.syncing_values import Asked, Failed, Named, each_once, of_locked
 from iarproxy.mirror.syncing_waiting import Waiting
-from iarproxy.oci import DigestReference, Repository, TagReference, parse_reference
-from iarproxy.oci.lock import NO_TAG, Locked, Skipped
+from iarproxy.oci import DigestReference, Reference, Repository, TagReference, parse_reference
+from iarproxy.oci.lock import NO_DIGEST, NO_TAG, Locked, Skipped
 from iarproxy.trust.choosing import choose
 
 Tags = Callable[[Repository], Awaitable[TagList]]
@@ -35,8 +35,10 @@ async def names_of(wanted: WantedSet, waiting: Waiting, tags: Tags) -> Named:
         except IarproxyError as error:
             failed.append(Failed.of(each, error))
     found = each_once(asked)
-    skipped = [(lock, each) for lock in wanted.locks for each in lock.lock.skipped if _untagged(each) is None]
-    remarks = tuple(f"{lock.name}: {each}" for lock, each in skipped)
+    skipped = [(lock, each) for lock in wanted.locks for each in lock.lock.skipped]
+    remarks = tuple(
+        f"{lock.name}: {_told(each)}" for lock, each in skipped if not isinstance(_half(each), DigestReference)
+    )
     return replace(found, failed=(*failed, *found.failed), remarks=remarks)
 
 
@@ -50,19 +52,24 @@ def _written(wanted: WantedSet) -> Iterator[Asked]:
     for lock in wanted.locks:
         for entry in lock.lock.entries:
             yield of_locked(entry, wanted.platforms, f"locks: {lock.name}")
-        for content in filter(None, map(_untagged, lock.lock.skipped)):
-            yield Asked(content, wanted.platforms, (f"locks: {lock.name}",))
+        for each in lock.lock.skipped:
+            if (half := _half(each)) is not None:
+                yield Asked(half, wanted.platforms, (f"locks: {lock.name}",))
     for chart in wanted.charts:
         yield Asked(chart.reference, (), ("charts",), chart=chart)
 
 
-def _untagged(skipped: Skipped) -> DigestReference | None:
-    """The content that a line names which gives no pin; None: it names none."""
+def _half(skipped: Skipped) -> Reference | None:
+    """What a line names that has a digest or a tag, and not both; None: nothing."""
     try:
-        found = parse_reference(skipped.text) if skipped.reason.startswith(NO_TAG) else None
+        found = parse_reference(skipped.text) if skipped.reason.startswith((NO_TAG, NO_DIGEST)) else None
     except Malformed:
         return None
-    return found if isinstance(found, DigestReference) else None
+    return found if isinstance(found, DigestReference) or skipped.reason.startswith(NO_DIGEST) else None
+
+
+def _told(skipped: Skipped) -> str:
+    return f"{skipped}, so its tag is taken as it is" if _half(skipped) is not None else f"{skipped}; it is not synced"
 
 
 async def _chosen(wanted: WantedRepository, tags: Tags) -> list[Asked]:

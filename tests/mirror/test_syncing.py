@@ -334,16 +334,21 @@ async def test_a_plan_of_what_is_held_fetches_nothing(world: World, registry: Fa
 
 
 async def test_a_lock_of_contents_without_tags(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
-    """An ImagesLock names contents: they come by digest; a line that names none is said."""
+    """An ImagesLock names contents, which come by digest; a line without one asks for its tag, and that is said."""
     image = small_image(1)
     registry.content.publish("team/app", None, image)
+    registry.content.publish("team/app", "1", small_image(2))
     (tmp_path / "images.yml").write_text(
         f"---\napiVersion: imgpkg.carvel.dev/v1alpha1\nkind: ImagesLock\nimages:\n- image: {APP}@{image.digest}\n"
     )
-    (tmp_path / "compose.yml").write_text(f"services:\n  app:\n    image: {APP}:1\n")
+    (tmp_path / "compose.yml").write_text(f"services:\n  app:\n    image: {APP}:1\n  no:\n    image: $NO:1\n")
     synced = await sync(world, a_set(tmp_path, 'locks = ["images.yml", "compose.yml"]'))
-    assert ({f"{APP}@{image.digest}": image.digest}, ()) == (names(synced.record), synced.failed)
-    assert [f"compose.yml: line 3: {APP}:1: has no digest"] == list(synced.remarks)
+    wanted = {f"{APP}@{image.digest}": image.digest, f"{APP}:1": small_image(2).digest}
+    assert (wanted, ()) == (names(synced.record), synced.failed)
+    assert (
+        f"compose.yml: line 3: {APP}:1: has no digest, so its tag is taken as it is",
+        "compose.yml: line 5: $NO:1: is no name of an image; it is not synced",
+    ) == synced.remarks
 
 
 async def test_a_platform_that_an_index_lacks(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
