@@ -52,8 +52,8 @@ def _written(wanted: WantedSet) -> Iterator[Asked]:
     for lock in wanted.locks:
         for entry in lock.lock.entries:
             yield of_locked(entry, wanted.platforms, f"locks: {lock.name}")
-        for each in lock.lock.skipped:
-            if (half := _half(each)) is not None:
+        for skipped in lock.lock.skipped:
+            if (half := _half(skipped)) is not None:
                 yield Asked(half, wanted.platforms, (f"locks: {lock.name}",))
     for chart in wanted.charts:
         yield Asked(chart.reference, (), ("charts",), chart=chart)
