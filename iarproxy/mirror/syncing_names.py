@@ -2,8 +2,8 @@
 
 Rule 1: a line that cannot be answered fails for itself: an upstream that does not list its tags, a range that no tag is
         in. The others go on.
-Rule 2: upstream's own list counts. Pinned tags that it no longer has are wanted too, but a list without upstream's part
-        is none: a set would silently shrink.
+Rule 2: upstream's own list counts. Pinned tags that it no longer has are wanted too; a list without its part,
+        or one that was cut for its length, is none: a set would silently shrink.
 Rule 3: a line of a lock that has a digest and no tag asks for that content; one that has a tag and no digest for the
         tag, and that is said. So is one that is no name; none is dropped silently.
 """
@@ -15,13 +15,14 @@ from dataclasses import replace
 from functools import partial
 
 from iarproxy.config.wanted import WantedRepository, WantedSet
-from iarproxy.errors import IarproxyError, Malformed, UnknownManifest, UpstreamUnavailable
+from iarproxy.errors import IarproxyError, Malformed, UnknownManifest, Unsupported, UpstreamUnavailable
 from iarproxy.mirror.answers import TagList
 from iarproxy.mirror.syncing_values import Asked, Failed, Named, each_once, of_locked
 from iarproxy.mirror.syncing_waiting import Waiting
 from iarproxy.oci import DigestReference, Reference, Repository, TagReference, parse_reference
 from iarproxy.oci.lock import NO_DIGEST, NO_TAG, Locked, Skipped
 from iarproxy.trust.choosing import choose
+from iarproxy.upstream.listing import MAX_TAGS
 
 Tags = Callable[[Repository], Awaitable[TagList]]
 
@@ -76,6 +77,8 @@ async def _chosen(wanted: WantedRepository, tags: Tags) -> list[Asked]:
     listed = await tags(wanted.repository)
     if not listed.complete:
         raise UpstreamUnavailable(f"{wanted.repository.registry} does not list the tags of {wanted.repository}")
+    if len(listed.tags) >= MAX_TAGS:
+        raise Unsupported(f"it has {MAX_TAGS} tags or more, too many to choose of; name tags in `references`")
     chosen = choose(wanted.selection, listed.tags)
     if not chosen.tags:
         suffixes = f"; {chosen.suffixed} have a suffix: write a pattern such as *-alpine" if chosen.suffixed else ""

@@ -118,6 +118,16 @@ async def test_repositories_by_globs_ranges_and_newest(world: World, registry: F
     assert await world.ledger.pin_of(world.reference("2.0.0")) is None
 
 
+async def test_nothing_is_chosen_of_a_cut_list(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """Of more tags than are listed the newest may be among those that are not: the set is incomplete, and says why."""
+    registry.content.publish("team/app", "1", small_image(1))
+    tags = orjson.dumps({"name": "team/app", "tags": [f"1.{number}" for number in range(10_001)]})
+    registry.faults.add("*/tags/list*", Fault(body=tags))
+    body = f"[[set.repositories]]\nname = '{APP}'\nnewest = 1"
+    (failed,) = (await sync(world, a_set(tmp_path, body))).failed
+    assert (True, True) == (failed.refused, "it has 10000 tags or more" in failed.why)
+
+
 async def test_platforms_choose_children(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
     """Of an index only the wanted children are fetched; the index itself is as it is."""
     amd, arm = small_image(1), small_image(2, platform="linux/arm64")
