@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 from iarproxy.config.wanted import WantedSet
@@ -32,6 +33,7 @@ from iarproxy.oci import Descriptor, Digest, DigestReference, Manifest, Reposito
 from iarproxy.oci.closure import Closure, Root, walk
 from iarproxy.oci.set_record import MEDIA_TYPE, SetRecord
 from iarproxy.store import Store
+from iarproxy.trust.image_config import MAX_CONFIG, ImageConfig, read_config
 from iarproxy.upstream import Purpose
 
 _BLOBS = 4  # at a time
@@ -84,6 +86,7 @@ class Syncing:
         if referrers:
             await self._attach(run)
         fetched = await self._fetch(run)
+        await self._compare(run)
         return await self._keep(run, fetched, referrers=referrers, actor=actor)
 
     # --- names --------------------------------------------------------------------------------------------------------
@@ -204,6 +207,24 @@ class Syncing:
             run.progress.advanced(blob, done)
 
         return await self._blobs.hold(repository, blob, advanced, Purpose.BACKGROUND)
+
+    async def _compare(self, run: Run) -> None:
+        """Say where what is wanted for some platforms is an image for another one; an index says so itself."""
+        for name, each in run.resolved.items():
+            config = await self._config(each) if each.asked.platforms else None
+            if config is None or not config.platform:
+                continue
+            wanted = {str(replace(one, variant="")) for one in each.asked.platforms}
+            if "/".join(config.platform.split("/")[:2]) not in wanted:
+                asked = ", ".join(sorted(map(str, each.asked.platforms)))
+                run.remarks.append(f"{name} is an image for {config.platform}, and {asked} is wanted; it is taken")
+
+    async def _config(self, each: Resolved) -> ImageConfig | None:
+        manifest = await self._documents.held(each.descriptor.digest)
+        if manifest is None or manifest.config is None:
+            return None
+        raw = await self._store.read(manifest.config.digest, MAX_CONFIG)
+        return None if raw is None else read_config(raw)
 
     # --- the record ---------------------------------------------------------------------------------------------------
 

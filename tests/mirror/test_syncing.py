@@ -370,6 +370,15 @@ async def test_a_platform_that_an_index_lacks(world: World, registry: FakeRegist
         assert [True] == [each.endswith(said) for each in remarks]
 
 
+async def test_an_image_for_another_platform(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """One that is no index is taken as it is, and that it is for another platform is said."""
+    registry.content.publish("team/app", "1", small_image(1))
+    registry.content.publish("team/app", "2", small_image(2, platform="linux/arm"))
+    wanted = a_set(tmp_path, f'{references("team/app:1", "team/app:2")}\nplatforms = ["linux/arm/v7"]')
+    said = f"{APP}:1 is an image for linux/amd64, and linux/arm/v7 is wanted; it is taken"
+    assert (said,) == (await sync(world, wanted)).remarks
+
+
 async def test_images_of_a_chart(
     world: World, registry: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
