@@ -139,13 +139,24 @@ class Site:
     async def _again(self, folder: BundleFolder, bundle: Vouched, told: Callable[[int, int], None]) -> Unchanged:
         """What was applied, with what was lost, or a ledger that was rebuilt does not know (rule 3)."""
         said, taken = bundle.statement, 0
-        if await asyncio.to_thread(self._lacks, bundle.manifest):
-            taken, _ = await self._take(folder, bundle.manifest, told)
         applied = await self.ledger.bundles.last_applied(said.origin, said.set)
         assert applied is not None  # noqa: S101  # it was judged to be repeated
+        self._insist_on_place(applied)
+        if await asyncio.to_thread(self._lacks, bundle.manifest):
+            taken, _ = await self._take(folder, bundle.manifest, told)
         await self._keep_manifest(folder.manifest)
         await reattach(self.store, self.naming, bundle.manifest)
         return Unchanged(bundle, applied, taken)
+
+    def _insist_on_place(self, applied: Applied) -> None:
+        """Return if the names of a bundle that was applied were made where they are wanted now."""
+        here = self.naming.environment.name
+        if applied.environment != here:
+            raise BundleRefused(
+                "conflict",
+                f"bundle {applied.sequence} of set {applied.set} was applied into the environment"
+                f" {applied.environment}, and a bundle is applied once; `iarproxy promote` brings its names to {here}, or have a new one made",
+            )
 
     def _lacks(self, manifest: BundleManifest) -> bool:
         return any(self.store.find(each.digest) is None for each in manifest.provides)
@@ -164,6 +175,7 @@ class Site:
         taken, spare = await self._take(folder, manifest, told)
         contained = Contained(self.store, manifest)
         await contained.look()
+        await asyncio.to_thread(self._insist_on_all, contained)
         names = await self.naming.compare(manifest, said, order.prefer)  # anew: taking may have lasted for hours
         names = names.without(_tags(leading_to(contained.below, recalled), contained, recalled))
         kept = await self._keep_manifest(folder.manifest)
@@ -197,6 +209,14 @@ class Site:
                 f" with `iarproxy bundle create {manifest.set} --receipt`",
                 missing=len(missing),
             )
+
+    def _insist_on_all(self, contained: Contained) -> None:
+        """Return if nothing went while the rest came: a base was removed, or a blob found damaged."""
+        gone = [each for each in sorted(set().union(*contained.below.values())) if self.store.find(each) is None]
+        if gone:
+            more = f" and {len(gone) - _SPELLED} more" if len(gone) > _SPELLED else ""
+            told = f"{', '.join(map(str, gone[:_SPELLED]))}{more}"
+            raise BundleRefused("incomplete", f"while the bundle was applied the store lost {told}; apply it again")
 
     async def _take(
         self, folder: BundleFolder, manifest: BundleManifest, told: Callable[[int, int], None]
@@ -233,6 +253,7 @@ class Site:
         said = bundle.statement
         last = await self.ledger.bundles.last_applied(said.origin, said.set)
         if last is not None and (last.sequence, last.bundle) == (said.sequence, said.bundle):
+            self._insist_on_place(last)
             return Unchanged(bundle, last)
         raise refused
 

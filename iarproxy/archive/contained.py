@@ -1,8 +1,8 @@
 """Whether all that the names of a bundle lead to is held, and which repository may hand out what of it.
 
 Rule 1: the same walk as in sync and create (`oci.closure`), over the documents in the store, each hashed as it is read.
-Rule 2: what a name leaves out of its indexes is what the manifest declares; everything else is there, and the manifest
-        names it, or the bundle is `incomplete`.
+Rule 2: what a name leaves out of its indexes is what the manifest declares, and never what it stands for; everything
+        else is there, and the manifest names it, or the bundle is `incomplete`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Contained:
             found = await walk([Root(root)], load)
         except Malformed as error:
             raise BundleRefused("incomplete", f"{reference} leads to what is no manifest: {error}") from error
-        self._insist(reference, found, omitted)
+        self._insist(reference, found, omitted - {root.digest})
         return frozenset(found.contents)
 
     def _insist(self, reference: Reference, found: Closure, omitted: frozenset[Digest]) -> None:

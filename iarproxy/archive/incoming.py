@@ -17,7 +17,7 @@ from typing import Final
 from iarproxy.archive.checking import PieceHashes, Placed, Problem
 from iarproxy.archive.extents import Assembled, Source, damaged_at, kept_piece
 from iarproxy.archive.folder import VolumeFile
-from iarproxy.errors import Refused, StoreFull, StoreUnavailable, Unavailable, UpstreamWrong
+from iarproxy.errors import BundleRefused, Refused, StoreFull, StoreUnavailable, Unavailable, UpstreamWrong
 from iarproxy.oci import Digest
 from iarproxy.oci.volumes import Extent
 from iarproxy.store import Store
@@ -148,12 +148,19 @@ class Incoming:
                 problem = await damaged_at(blob.sources, self.hashes, self.store)
                 if problem is not None:
                     return problem
+                await self._insist_on_truth(blob)
                 if attempt + 1 == _TRIES:
                     raise Unavailable(f"{blob.digest} does not come in: {error}; apply the bundle again") from error
                 await asyncio.sleep(_PAUSE)
             else:
                 return None
         return None
+
+    async def _insist_on_truth(self, blob: _Blob) -> None:
+        """Return if pieces that are as they were signed are the blob's: those of another would never come in."""
+        if blob.complete and not await asyncio.to_thread(_agrees, blob):
+            await self.store.pieces.discard(blob.digest)
+            raise BundleRefused("malformed", f"bundle.json names pieces of {blob.digest} that are not of it")
 
     async def _whole(self, blob: _Blob) -> None:
         if blob.size <= _SMALL:
@@ -184,6 +191,13 @@ class Incoming:
 
 def _reads(blob: _Blob) -> int:
     return blob.size if blob.complete else sum(each.piece.size for each in blob.fresh)
+
+
+def _agrees(blob: _Blob) -> bool:
+    hasher = blob.digest.hasher()
+    for chunk in _all(blob.sources):
+        hasher.update(chunk)
+    return blob.digest.agrees(hasher)
 
 
 def _all(sources: Iterable[Source]) -> Iterator[bytes]:
