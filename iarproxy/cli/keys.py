@@ -102,6 +102,8 @@ def _written(name: str, key: PrivateKey) -> Iterator[tuple[Path, Path]]:
 
 def _path(name: str, suffix: str) -> Path:
     path = Path(name).absolute()
+    if name.endswith(("/", ".")) or not name.strip():  # what stands for a folder would be made beside it
+        raise typer.BadParameter(f"{name!r} is no name of a key; NAME.key and NAME.pub are made")
     if path.suffix in {".key", ".pub"} or not path.name.isprintable():
         raise typer.BadParameter(f"{name}: give the name without .key or .pub; both files are made")
     return path.with_name(path.name + suffix)

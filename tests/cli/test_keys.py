@@ -86,6 +86,17 @@ def test_a_wrong_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert (1, True) == (code, "nowhere" in said)
 
 
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "inner/", "inner/.."])
+def test_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    """What names a folder, or nothing, makes no key beside it: an unset variable of a script is such a name."""
+    inner = tmp_path / "here" / "inner"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner.parent)
+    code, said = refused(capfd, "create", name)
+    assert (2, True) == (code, "is no name of a key" in said)
+    assert [] == [*tmp_path.rglob("*.key"), *tmp_path.rglob("*.pub")]
+
+
 def test_rotate(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The rotations that lead to a key lie beside it, whichever folder each came from."""
     made(capfd, "create", tmp_path / "a")
