@@ -155,7 +155,8 @@ class Site:
             raise BundleRefused(
                 "conflict",
                 f"bundle {applied.sequence} of set {applied.set} was applied into the environment"
-                f" {applied.environment}, and a bundle is applied once; `iarproxy promote` brings its names to {here}, or have a new one made",
+                f" {applied.environment}, and a bundle is applied once; `iarproxy promote` brings its names to {here},"
+                " or have a new one made",
             )
 
     def _lacks(self, manifest: BundleManifest) -> bool:

@@ -35,6 +35,7 @@ from iarproxy.errors import Refused
 from iarproxy.ledger import DEFAULT, Ledger
 from iarproxy.trust.bundles import Vouched
 from iarproxy.trust.environments import Environment
+from iarproxy.trust.receipts import MAX_RECEIPT, is_receipt
 
 _SHORT = 16  # hex digits of a fingerprint
 _SHOWN = 20  # names
@@ -161,10 +162,10 @@ def _sink(path: Path) -> Iterator[int]:
     """A descriptor of the receipt's file; one that was not there is gone again where the command fails.
 
     Raises:
-        Refused: it cannot be written.
+        Refused: it cannot be written, or is something else: a part of the bundle, a key.
     """
     target, existed = path.absolute(), os.path.lexists(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
         fd = os.open(target, flags, 0o644)
     except OSError as error:
@@ -184,6 +185,8 @@ def _sink(path: Path) -> Iterator[int]:
 def _insist_on_file(fd: int, target: Path) -> None:
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         raise Refused(f"the receipt {target} is no file; name another --receipt")
+    if os.fstat(fd).st_size and not is_receipt(os.pread(fd, MAX_RECEIPT, 0)):
+        raise Refused(f"{target} is there and is no receipt, and so is not replaced; name another --receipt")
 
 
 def _kept(raw: bytes, sink: int | None, path: Path | None, set_name: str) -> tuple[Path | None, str]:

@@ -89,6 +89,15 @@ def receipt_in(raw: bytes, trusted: Sequence[PublicKey]) -> Receipt:
         raise BundleRefused("malformed", f"not a receipt: {error}") from error
 
 
+def is_receipt(raw: bytes) -> bool:
+    """Whether a file is a receipt, whoever signed it."""
+    try:
+        statement.read(exact(raw).payload, PREDICATE, _made, _written)
+    except Malformed:
+        return False
+    return True
+
+
 def _verified(envelope: Envelope, trusted: Sequence[PublicKey]) -> bytes:
     if any(key.hint == envelope.hint and is_signed(envelope, key) for key in trusted):
         return envelope.payload

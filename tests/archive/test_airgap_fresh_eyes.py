@@ -19,6 +19,7 @@ from iarproxy.errors import BundleRefused
 from iarproxy.oci import Digest
 from iarproxy.oci.volumes import extents
 from iarproxy.trust.environments import FIRST_FETCHES, Environment
+from iarproxy.trust.receipts import is_receipt
 from iarproxy.trust.signing import public_keys
 from images import random_blob
 from test_airgap_lies import told
@@ -101,3 +102,25 @@ def test_pieces_of_no_blob(good: Made, tmp_path: Path) -> None:
     site.refused("malformed", *bundle.applying())
     assert {} == site.pins()
     assert [] == list((site.store / "pieces").glob("*"))
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "volume-001.tar", "journal.json", "own.key"])
+def test_a_receipt_that_would_replace_something(good: Made, tmp_path: Path, name: str) -> None:
+    """Where the receipt would replace a part of the bundle, or a key, that stays as it is and nothing is applied."""
+    site, bundle = fresh_site(tmp_path / "site"), good.copy(tmp_path / "bundle")
+    (bundle.folder / "own.key").write_text("of mine")
+    before = {each.name: each.read_bytes() for each in bundle.folder.iterdir()}
+    ended = site.run(*bundle.applying("--receipt", bundle.folder / name))
+    assert (1, True) == (ended.code, "is no receipt" in ended.err), ended.err
+    assert before == {each.name: each.read_bytes() for each in bundle.folder.iterdir()}
+    assert {} == site.pins()
+
+
+def test_a_receipt_replaces_a_receipt(good: Made, tmp_path: Path) -> None:
+    """The file of the last receipt takes the next one."""
+    site, receipt = fresh_site(tmp_path / "site"), tmp_path / "site.receipt"
+    receipt.touch()
+    site.done(*good.applying("--receipt", receipt))
+    receipt.write_bytes(receipt.read_bytes())
+    assert "unchanged" == site.run(*good.applying("--receipt", receipt, "--json")).json["outcome"]
+    assert is_receipt(receipt.read_bytes())
