@@ -169,7 +169,12 @@ def _is_sound(found: BundleManifest) -> bool:
     known = {digest for digest, _ in found.pieces} <= set(provided)
     apart = set(provided).isdisjoint(found.requires)
     tags = all(each.reference.tag.is_attachment for each in found.attachments)
-    return ordered and sized and limited and hashed and known and apart and tags and bool(SET_NAME.fullmatch(found.set))
+    meant = all(
+        isinstance(each.reference, TagReference) or each.reference.digest == each.descriptor.digest
+        for each in found.names
+    )
+    sound = ordered and sized and limited and hashed and known and apart and tags and meant
+    return sound and bool(SET_NAME.fullmatch(found.set))
 
 
 def _rises(values: Any) -> bool:

@@ -15,8 +15,9 @@ from airgap_world import UPSTREAM
 from iarproxy.archive.applying import Done, Order, Outcome, Site
 from iarproxy.archive.folder import BundleFolder
 from iarproxy.archive.naming import Naming
-from iarproxy.errors import BundleRefused
-from iarproxy.oci import Digest
+from iarproxy.errors import BundleRefused, Malformed
+from iarproxy.oci import Digest, parse_reference
+from iarproxy.oci.bundle_manifest import BundleManifest
 from iarproxy.oci.volumes import extents
 from iarproxy.trust.environments import FIRST_FETCHES, Environment
 from iarproxy.trust.receipts import is_receipt
@@ -54,6 +55,18 @@ def test_a_name_that_is_left_out_of_itself(good: Made, tmp_path: Path) -> None:
     assert {} == site.pins()
 
 
+def test_a_digest_that_stands_for_another(good: Made) -> None:
+    """A name by digest stands for that digest: tools that read the layout believe its annotations."""
+    wrong = parse_reference(f"{UPSTREAM}/team/zzz@sha256:{'1' * 64}")
+    last = replace(good.manifest.names[0], reference=wrong)
+    lying = replace(good.manifest, names=(*good.manifest.names, last))
+    with pytest.raises(Malformed):
+        BundleManifest.parse(lying.dump())
+    right = replace(last, reference=parse_reference(f"{UPSTREAM}/team/zzz@{last.descriptor.digest}"))
+    honest = replace(lying, names=(*good.manifest.names, right))
+    assert honest == BundleManifest.parse(honest.dump())
+
+
 def test_a_blob_that_goes_while_others_come(good: Made, tmp_path: Path) -> None:
     """Names are made only of what is held when they are made, however long taking it lasted."""
     site, left = fresh_site(tmp_path / "site"), sum(each.size for each in good.manifest.provides)
@@ -64,7 +77,7 @@ def test_a_blob_that_goes_while_others_come(good: Made, tmp_path: Path) -> None:
             nonlocal left
             left -= more
             if not left:
-                (site.store / "blobs/sha256" / layer.hex).unlink()
+                (site.store / "blobs/sha256" / layer.hex).unlink(missing_ok=True)
 
         with pytest.raises(BundleRefused, match=layer.hex) as refused:
             await apply(rooms, good, told=gone)
