@@ -155,9 +155,10 @@ class Pieces:
         return len(gone)
 
     def _names(self) -> list[tuple[str, float]]:
-        """What lies in the folder, and since when (seconds since the epoch)."""
-        try:
-            with os.scandir(self._folder) as entries:
-                return [(entry.name, entry.stat(follow_symlinks=False).st_mtime) for entry in entries]
-        except FileNotFoundError:
-            return []
+        """What lies in the folder, and since when (seconds since the epoch); what goes meanwhile is left out."""
+        found = list[tuple[str, float]]()
+        with suppress(FileNotFoundError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # of another blob, or by another process
+                    found.append((entry.name, entry.stat(follow_symlinks=False).st_mtime))
+        return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import os
@@ -112,3 +113,16 @@ async def test_pieces_are_swept(tmp_path: Path) -> None:
         clock[0] += KEPT + timedelta(days=1)
         await store.sweep()
         assert [] == names(tmp_path / "store")
+
+
+async def test_blobs_that_are_assembled_at_the_same_time(tmp_path: Path) -> None:
+    """Each takes its own pieces away, and is not stopped by those of another that go meanwhile."""
+    digests = [Digest.of(b"%d" % number) for number in range(4)]
+    async with opened(tmp_path / "store") as store:
+        await store.pieces.keep(PIECE, chunks)
+        for _ in range(10):
+            for digest in digests:
+                for start in range(100):
+                    (tmp_path / "store/pieces" / KeptPiece(digest, start, 1, PIECE.sha256).name).touch()
+            await asyncio.gather(*map(store.pieces.discard, digests))
+            assert [PIECE.name] == names(tmp_path / "store")
