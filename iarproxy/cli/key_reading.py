@@ -24,6 +24,8 @@ def private_key(path: Path) -> PrivateKey:
     Raises:
         Refused: it cannot be used.
     """
+    if path.suffix == ".pub":  # open to all, as it should be: nobody shall be told to close it
+        raise Refused(f"{path} is the half of a key that others have; give {path.with_suffix('.key').name}")
     try:
         return PrivateKey.parse(key_files.read(path, links=True))
     except OSError as error:

@@ -144,6 +144,13 @@ def test_files_that_are_no_keys(tmp_path: Path, capfd: pytest.CaptureFixture[str
         assert 1 == refused(capfd, "show", tmp_path / name)[0]
 
 
+def test_the_other_half(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever gives a public key where a private one is wanted is told so, and not to change its mode."""
+    made(capfd, "create", tmp_path / "team")
+    code, said = refused(capfd, "rotate", tmp_path / "team.pub", tmp_path / "new")
+    assert (1, True, False) == (code, "give team.key" in said, "chmod" in said)
+
+
 def test_show(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The fingerprints of all keys in a file are told."""
     ones = [made(capfd, "create", tmp_path / each)["fingerprint"] for each in ("a", "b")]
