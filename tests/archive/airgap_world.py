@@ -189,6 +189,16 @@ class Place:
             found |= {str(each) for each in manifest.links}
         return found
 
+    def wait_served(self, text: str, digest: Digest) -> None:
+        """Wait until `serving` gives that content for a tag: what another process changed it knows within a second."""
+        reference = parse_reference(text)
+        assert isinstance(reference, TagReference)
+        deadline = time.monotonic() + _PATIENCE
+        target = f"/v2/{reference.repository}/manifests/{reference.tag}"
+        while Digest.of(self._got(target)) != digest:
+            assert time.monotonic() < deadline, f"{text} is not {digest}"
+            time.sleep(0.05)
+
     def _checked(self, target: str, digest: Digest) -> bytes:
         data = self._got(target)
         assert Digest.of(data, digest.algorithm) == digest, target

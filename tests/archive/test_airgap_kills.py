@@ -170,4 +170,5 @@ def test_everything_is_served_after_kills(update: Update, tmp_path: Path, nurser
                 assert set(contents(published)) == site.pull(name)
             assert 0 == nursery.run(site.environment, site.folder, *update.words()).code
             for name, published in new().items():
+                site.wait_served(name, published.digest)
                 assert set(contents(published)) == site.pull(name)
