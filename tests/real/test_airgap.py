@@ -222,7 +222,7 @@ def test_a_bundle_is_carried_over(sides: Sides) -> None:
                     origin.publish_more()
                     origin.bundle(second, "--receipt", receipt, "--trust", public)
                 assert _size(second) < _size(first) / 3
-                _done(site, "bundle", "apply", str(second), "--trust", trust)
+                _done(site, "bundle", "apply", str(second), "--trust", trust, "--receipt", f"{receipt}-2")
                 serves(sides, origin, site)
                 mirrored = f"127.0.0.1:{site.port}/{HUB}/library/tool"
                 assert origin.names["tool:1.1"] in origin.cosign.verify("bundles", f"{mirrored}:1.1")
