@@ -36,6 +36,7 @@ from iarproxy.ledger import DEFAULT, Ledger
 from iarproxy.trust.bundles import Vouched
 from iarproxy.trust.environments import Environment
 from iarproxy.trust.receipts import MAX_RECEIPT, is_receipt
+from iarproxy.trust.signing import PublicKey
 
 _SHORT = 16  # hex digits of a fingerprint
 _SHOWN = 20  # names
@@ -82,7 +83,7 @@ def apply(
     with refusals(json=json), ExitStack() as opened:
         folder = opened.enter_context(BundleFolder.open(folders))
         order = Order(
-            trusted=signers(trust),
+            trusted=_signers(trust, threshold),
             threshold=threshold,
             prefer=prefer,
             accept_expired=accept_expired,
@@ -115,13 +116,20 @@ def verify(
     """Check the signatures of a bundle and read every byte of it; all that is wrong is told. Nothing is changed."""
     with refusals(json=json), BundleFolder.open(folders) as folder:
         with _bars("read", quiet=json) as told:
-            found = read_all(folder, signers(trust), threshold=threshold, now=datetime.now(UTC), told=told)
+            found = read_all(folder, _signers(trust, threshold), threshold=threshold, now=datetime.now(UTC), told=told)
         if json:
             print_json(_verified_json(found))
         else:
             _print_verified(found)
         if found.wrong:
             stop(Exit.REFUSED)
+
+
+def _signers(trust: list[Path], threshold: int | None) -> list[tuple[PublicKey, ...]]:
+    """The keys of each signer, of whom so many can vouch."""
+    if threshold is not None and threshold > len(trust):
+        raise typer.BadParameter(f"--threshold {threshold} of {len(trust)} signers; give --trust for each of them")
+    return signers(trust)
 
 
 def site_of(rooms: Rooms, environment: Environment) -> Site:

@@ -77,6 +77,14 @@ def test_one_of_two_is_enough_where_a_site_says_so(origin: Place, site: Place, t
     assert 1 == len(site.pins())
 
 
+def test_more_signers_wanted_than_given(origin: Place, site: Place, tmp_path: Path) -> None:
+    """Nobody could ever fulfil it, so it is a mistake in the command."""
+    folder = made(origin, tmp_path / "one")
+    for command in ("apply", "verify"):
+        ended = site.run("bundle", command, folder, *trusting(origin, "team"), "--threshold", "2")
+        assert (2, True) == (ended.code, "--threshold 2 of 1 signers" in " ".join(ended.err.split()))
+
+
 def test_a_rotated_key(origin: Place, site: Place, tmp_path: Path) -> None:
     """The new key is taken with the old one's word; from then on the old one counts for nothing, whoever has it."""
     trust = trusting(origin, "team")
