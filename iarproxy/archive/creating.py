@@ -19,6 +19,7 @@ from functools import partial
 from typing import TypeVar, assert_never
 
 from iarproxy.archive.gathering import Subject
+from iarproxy.archive.held import load_from, size_in
 from iarproxy.archive.order import Acknowledged, Created, Draft, Nothing, On, Order, Since, held_by, seen_by
 from iarproxy.archive.sources import Sources, gather, not_here, spelled
 from iarproxy.archive.staging import JOURNAL, MANIFEST, Staging
@@ -26,10 +27,9 @@ from iarproxy.archive.writing import Damaged, Hands, Writing
 from iarproxy.errors import Refused
 from iarproxy.ledger import Ledger, Pin
 from iarproxy.ledger.keyring import origin_of
-from iarproxy.oci import Descriptor, Digest, TagReference
+from iarproxy.oci import Digest, TagReference
 from iarproxy.oci.bundle_layout import volumes_of
 from iarproxy.oci.bundle_manifest import BundledName, BundleManifest
-from iarproxy.oci.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from iarproxy.oci.set_record import MAX_RECORD, Member, SetRecord
 from iarproxy.oci.volumes import Volume
 from iarproxy.store import Store
@@ -70,9 +70,9 @@ class Creating:
         base = await self._base(order.set, order.on)
         record = await self._record(order.set, order.definition)
         await self._insist_on_pins(record)
-        sources = await gather(record, self._load)
+        sources = await gather(record, load_from(self.store))
         self._insist_on_none_recalled(sources)
-        manifest = sources.manifest(held_by(order.on), order.volume_size, self._size)
+        manifest = sources.manifest(held_by(order.on), order.volume_size, size_in(self.store))
         BundleManifest.parse(manifest.dump())  # what no site would read is not written
         return Draft(order, manifest, base, volumes_of(manifest))
 
@@ -188,14 +188,6 @@ class Creating:
 
         news = await _each(is_news, draft.manifest.names)
         return [each for each, is_new in zip(draft.manifest.names, news, strict=True) if is_new]
-
-    async def _load(self, descriptor: Descriptor) -> Manifest | None:
-        raw = await self.store.read(descriptor.digest, MAX_MANIFEST)
-        return None if raw is None else parse_manifest(raw, descriptor.media_type, descriptor.digest)
-
-    def _size(self, digest: Digest) -> int | None:
-        blob = self.store.find(digest)
-        return None if blob is None else blob.size
 
     # --- writing -----------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+from iarproxy.archive.held import Load
 from iarproxy.errors import Malformed, Refused
 from iarproxy.oci import Descriptor, Digest, Manifest, Platform, Reference, Repository, TagReference
 from iarproxy.oci.bundle_layout import LAYOUT, index_of
@@ -23,7 +24,6 @@ from iarproxy.oci.closure import Closure, Root, walk
 from iarproxy.oci.docker_archive import MANIFEST, SavedImage, dump
 from iarproxy.oci.volumes import Literal, Piece
 
-Load: TypeAlias = Callable[[Descriptor], Awaitable[Manifest | None]]
 SizeOf: TypeAlias = Callable[[Digest], int | None]
 AttachedTo: TypeAlias = Callable[[Repository, Digest], Awaitable[Sequence[BundledAttachment]]]
 

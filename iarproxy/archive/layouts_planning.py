@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import assert_never
 
+from iarproxy.archive.held import load_from
 from iarproxy.archive.layouts_plan import Differs, Grown, Imported, LayoutPlan, LeftOut
 from iarproxy.archive.layouts_reading import Layout, naming
 from iarproxy.errors import Denied, Malformed, UnknownName
@@ -142,8 +143,7 @@ class Planning:
         found = await self._layout.document(descriptor)
         if found is not None:
             return found
-        raw = await self._store.read(descriptor.digest, MAX_MANIFEST)
-        return None if raw is None else parse_manifest(raw, descriptor.media_type, descriptor.digest)
+        return await load_from(self._store)(descriptor)
 
     async def _below(self, repository: Repository, descriptor: Descriptor, called: str) -> Closure:
         """Note everything below a manifest, for `repository` to hand out.

@@ -7,45 +7,25 @@ Rule: a bundle's volumes are found and compared as for an apply. Whether the bun
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from iarproxy.archive.checking import Problem, cut_of, place, refusal
 from iarproxy.archive.folder import BundleFolder, VolumeFile
-from iarproxy.archive.layouts_export import AttachedTo, Load
+from iarproxy.archive.layouts_export import AttachedTo
 from iarproxy.archive.layouts_files import CHUNK
 from iarproxy.archive.layouts_writing import Chunks
 from iarproxy.errors import Refused
 from iarproxy.ledger import Ledger
-from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, Repository, Tag, TagReference, parse_manifest
+from iarproxy.oci import Digest, Repository, Tag, TagReference
 from iarproxy.oci.bundle_layout import layout_files
 from iarproxy.oci.bundle_manifest import BundledAttachment, BundleManifest
 from iarproxy.oci.volumes import Extent, Literal, Piece, Volume, extents
 from iarproxy.store import Store
 
 _ENDINGS = ("", ".sig", ".att", ".sbom")
-
-
-def load_from(store: Store) -> Load:
-    """Documents of the store, checked."""
-
-    async def load(descriptor: Descriptor) -> Manifest | None:
-        raw = await store.read(descriptor.digest, MAX_MANIFEST)
-        return None if raw is None else parse_manifest(raw, descriptor.media_type, descriptor.digest)
-
-    return load
-
-
-def size_in(store: Store) -> Callable[[Digest], int | None]:
-    """The sizes of held blobs, in bytes."""
-
-    def size(digest: Digest) -> int | None:
-        found = store.find(digest)
-        return None if found is None else found.size
-
-    return size
 
 
 def attached_in(store: Store, ledger: Ledger) -> AttachedTo:

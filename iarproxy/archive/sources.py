@@ -9,19 +9,17 @@ Rule 5: a name is listed for readers of layouts if it is an image and all that i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
+from iarproxy.archive.held import Load
 from iarproxy.errors import Refused
 from iarproxy.oci import Descriptor, Digest
 from iarproxy.oci.bundle_manifest import BundledAttachment, BundledName, BundleManifest, Carried
 from iarproxy.oci.closure import Root, walk
 from iarproxy.oci.manifest import Manifest, Platform
 from iarproxy.oci.set_record import Attachment, Member, SetRecord
-
-Load: TypeAlias = Callable[[Descriptor], Awaitable[Manifest | None]]
 
 _SHOWN = 20  # digests or names that are spelled out
 _IMAGE_CONFIGS = frozenset(
