@@ -31,11 +31,12 @@ from contextlib import asynccontextmanager, chdir, contextmanager, redirect_stde
 from dataclasses import dataclass, field
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from airgap_sets import SOURCE, Rooms, Wanted, kept
+from ended import Ended
 from iarproxy.cli import app
 from iarproxy.ledger import Ledger
 from iarproxy.oci import Digest, TagReference, parse_manifest, parse_reference
@@ -48,19 +49,6 @@ UPSTREAM = "registry.example.com"
 _PATIENCE = 60.0  # seconds that a process may take to start or end
 _PORTS = (12_000, 32_000)  # below those that the kernel gives to whoever asks for any
 _CONTENT = ("blobs", "ingest", "quarantine", "pieces", "index.json", "oci-layout", "store.json")
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @dataclass

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from ended import Ended
 from iarproxy.cli.serve import build, serve_settings
 from iarproxy.config import load
 from iarproxy.server.faces import Faces, WorkerContext
 from receiver import Receiver
-from test_commands import REFERENCE, Ended, Machine, machine
+from test_commands import REFERENCE, Machine, machine
 
 __all__ = ["machine"]
 

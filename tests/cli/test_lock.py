@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import structlog
 
+from ended import Ended
 from iarproxy.cli import app
-from test_commands import REFERENCE, Ended, Machine, a_machine
+from test_commands import REFERENCE, Machine, a_machine
 
 APP = REFERENCE.rpartition(":")[0]
 ENVIRONMENTS = """

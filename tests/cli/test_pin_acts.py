@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ended import Ended
 from iarproxy.oci import Digest
-from test_commands import REFERENCE, Ended, Machine, a_machine
+from test_commands import REFERENCE, Machine, a_machine
 
 REASON = ("--reason", "ticket 4711")
 NEVER = str(Digest.of(b"never"))

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from ended import Ended
 from iarproxy.oci import Digest
 from iarproxy.trust.signing import public_keys
-from test_commands import REFERENCE, Ended, Machine, a_machine
+from test_commands import REFERENCE, Machine, a_machine
 
 TO = ("--to", "prod", "--reason", "release 7")
 NEVER = str(Digest.of(b"never"))

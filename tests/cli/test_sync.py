@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from test_commands import Ended, Machine, a_machine
+from ended import Ended
+from test_commands import Machine, a_machine
 
 APP = "registry.example.com/team/app"
 

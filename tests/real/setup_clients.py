@@ -5,16 +5,15 @@ The programs of a suite are put on the path as small scripts, so that the comman
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from certificates import CertificateAuthority
 from client import Client, Place
+from ended import Ended
 from machine import Proxy
 from processes import TRUSTED, free_port, run
 from suites import inside
@@ -23,19 +22,6 @@ from wires import Wires
 DEAD_PORT = 9
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # where the scripts themselves are not
 _HUB = "CONNECT registry-1.docker.io:443"
-
-
-@dataclass
-class Ended:
-    """How a command of ours ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 class SetupStage:

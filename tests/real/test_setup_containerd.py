@@ -11,8 +11,9 @@ import pytest
 
 import cri
 from client_containerd import Ctr, Kubelet
+from ended import Ended
 from processes import Process, until
-from setup_clients import Ended, SetupStage, asks_hub, snapshot
+from setup_clients import SetupStage, asks_hub, snapshot
 from suites import is_made
 
 pytestmark = [

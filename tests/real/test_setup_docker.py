@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from client_docker import Docker, DockerOnContainerd
+from ended import Ended
 from processes import Process, until
-from setup_clients import Ended, SetupStage, asks_hub
+from setup_clients import SetupStage, asks_hub
 from suites import is_made
 
 pytestmark = [

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from client_podman import Podman
+from ended import Ended
 from processes import run
-from setup_clients import Ended, SetupStage, asks_hub, snapshot
+from setup_clients import SetupStage, asks_hub, snapshot
 from suites import is_made
 
 pytestmark = [pytest.mark.xdist_group("setup-podman"), pytest.mark.root, pytest.mark.timeout(300)]
