@@ -8,12 +8,14 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from layers import MANIFEST, Image, push
-from processes import Command, Process, children, free_port, run, until, writers
+from processes import Command, Process, children, free_port, holders, run, until, writers
 
 ACCEPT = {"Accept": f"{MANIFEST}, application/vnd.oci.image.index.v1+json, */*"}
 _ACCESS = re.compile(r'"(?P<method>GET|HEAD) (?P<target>/v2/\S*) HTTP/1\.[01]" (?P<status>\d+)')
@@ -34,13 +36,15 @@ class Answer:
 
 def ask(port: int, target: str, method: str = "GET", **headers: str) -> Answer:
     """One request on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-    try:
-        connection.request(method, target, headers=ACCEPT | headers)
-        answer = connection.getresponse()
-        return Answer(answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read())
-    finally:
-        connection.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        return answer_on(connection, target, method, **headers)
+
+
+def answer_on(connection: http.client.HTTPConnection, target: str, method: str = "GET", **headers: str) -> Answer:
+    """One request on a connection that stays open."""
+    connection.request(method, target, headers=ACCEPT | headers)
+    answer = connection.getresponse()
+    return Answer(answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read())
 
 
 class Registry:
@@ -180,6 +184,32 @@ class Proxy:
 
     def get(self, target: str, method: str = "GET", **headers: str) -> Answer:
         return ask(self.port, target, method, **headers)
+
+    def get_from_all(self, target: str, **headers: str) -> list[Answer]:
+        """An answer of each worker."""
+        return self.get_from_all_at(self.port, target, **headers)
+
+    def get_from_all_at(self, port: int, target: str, **headers: str) -> list[Answer]:
+        """An answer of each worker that listens at `port`."""
+        with self.lines(port) as lines:
+            return [answer_on(line, target, **headers) for line in lines]
+
+    @contextmanager
+    def lines(self, port: int) -> Iterator[list[http.client.HTTPConnection]]:
+        """A connection to each worker; which of them takes a new one is the kernel's choice, so it is looked at."""
+        found: dict[int, http.client.HTTPConnection] = {}
+        with ExitStack() as stack:
+
+            def complete() -> bool:
+                tried = [http.client.HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(8)]
+                for each in tried:
+                    each.connect()
+                    stack.callback(each.close)
+                found.update((pid, each) for each in tried for pid in holders(each.sock, self.workers))
+                return set(found) >= set(self.workers)
+
+            until(complete, "a connection to each worker")
+            yield list(found.values())
 
     def wait_for_clean_ingest(self) -> None:
         """Wait until no ingest data lies around: a commit waits for the disk, the last bytes to clients do not."""

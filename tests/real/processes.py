@@ -133,6 +133,18 @@ def writers(folder: Path, pids: Sequence[int]) -> Iterator[int]:
                     yield pid
 
 
+def holders(connection: socket.socket, pids: Sequence[int]) -> Iterator[int]:
+    """Those of `pids` that accepted the loopback connection."""
+    ours, theirs = (f"0100007F:{each[1]:04X}" for each in (connection.getsockname(), connection.getpeername()))
+    rows = map(str.split, Path("/proc/net/tcp").read_text().splitlines()[1:])
+    accepted = {f"socket:[{row[9]}]" for row in rows if (row[1], row[2]) == (theirs, ours)}
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            with contextlib.suppress(OSError):
+                if str(link.readlink()) in accepted:
+                    yield pid
+
+
 def run(command: Command, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run a program to its end; it may fail."""
     program = shutil.which(str(command[0]), path=TRUSTED["PATH"]) or str(command[0])

@@ -12,7 +12,7 @@ from iarproxy.cli.wiring import open_rooms
 from iarproxy.ledger import Change, EventKind
 from iarproxy.oci import Descriptor, Digest, TagReference, parse_reference
 from iarproxy.oci.media_types import OCI_MANIFEST
-from machine import Answer, Proxy, ask
+from machine import Answer, Proxy
 from processes import free_port
 
 HOST = "prod.mirror.example"
@@ -36,12 +36,12 @@ class Staged(Proxy):
         self.config.write_text(self.first + self.section)
 
     def ways(self, name: str, wanted: str) -> list[Answer]:
-        """What prod says by each of its ways: listener, host name, path prefix."""
+        """What each worker says by each of prod's ways: listener, host name, path prefix."""
         target = f"/v2/{name}/manifests/{wanted}"
         return [
-            ask(self.prod, target),
-            ask(self.port, target, Host=HOST),
-            ask(self.port, target.replace("/v2/", "/v2/prod/")),
+            *self.get_from_all_at(self.prod, target),
+            *self.get_from_all(target, Host=HOST),
+            *self.get_from_all(target.replace("/v2/", "/v2/prod/")),
         ]
 
     def promote(self, reference: str, digest: str, size: int, *, old: str = "", to: str = "prod") -> None:

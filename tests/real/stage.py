@@ -97,7 +97,7 @@ class Stage:
         target = f"/v2/{repository}/manifests/1"
 
         def known() -> bool:
-            answers = [self.proxy.get(target) for _ in range(8)]  # a connection each: every worker has to know it
+            answers = self.proxy.get_from_all(target)
             return all("iar-upstream-digest" in answer.headers or answer.status >= 400 for answer in answers)
 
         until(known, "drift in the answers of all workers")

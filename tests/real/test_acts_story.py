@@ -25,8 +25,8 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def _asked(world: World) -> list[Answer]:
-    """Answers on many connections of their own: all workers are among those who give them."""
-    return [world.proxy.get(TARGET) for _ in range(8 * WORKERS)]
+    """An answer of each worker."""
+    return world.proxy.get_from_all(TARGET)
 
 
 def _act(world: World, *arguments: str) -> None:

@@ -44,7 +44,7 @@ def moved(world: ArtifactWorld) -> tuple[Image, Image]:
     assert world.proxy.get(target).body == pinned.manifest
     offered = upstream.push(REPOSITORY, "1", image("offered", 10_000))
     assert world.proxy.command("drift", "check", "--json").status == 0
-    until(lambda: {world.proxy.get(target).status for _ in range(8)} == {403}, "refusals by all workers")
+    until(lambda: {each.status for each in world.proxy.get_from_all(target)} == {403}, "refusals by all workers")
     return pinned, offered
 
 

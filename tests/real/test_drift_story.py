@@ -40,8 +40,7 @@ def test_a_moved_tag(world: World, tmp_path: Path) -> None:
     assert checked["reference"] == "docker.io/library/tiny:1"
 
     def told() -> bool:
-        # one connection each: both workers have to know it
-        answers = [world.proxy.get("/v2/tiny/manifests/1") for _ in range(8)]
+        answers = world.proxy.get_from_all("/v2/tiny/manifests/1")
         assert {answer.body for answer in answers} == {first.manifest}
         return all(answer.headers.get("iar-upstream-digest") == second.digest for answer in answers)
 
@@ -61,7 +60,7 @@ def test_a_repin_and_the_way_back(world: World) -> None:
     assert done.status == 0, done.headers["stderr"]
 
     def served() -> bool:
-        return {world.proxy.get("/v2/tiny/manifests/1").body for _ in range(8)} == {second.manifest}
+        return {each.body for each in world.proxy.get_from_all("/v2/tiny/manifests/1")} == {second.manifest}
 
     until(served, "the new pin in all workers", 10)
     events = world.proxy.command("pins", "history", "tiny:1", "--json")

@@ -95,7 +95,7 @@ def test_upstream_moves_a_tag(world: World, tmp_path: Path) -> None:
     assert done.status == 0, done.headers["stderr"]
 
     def settled() -> bool:
-        answers = [world.proxy.get("/v2/tiny/manifests/1") for _ in range(8)]
+        answers = world.proxy.get_from_all("/v2/tiny/manifests/1")
         assert {answer.body for answer in answers} == {first.manifest}
         assert {answer.headers.get("iar-upstream-digest") for answer in answers} == {second.digest}
         return not any("warning" in answer.headers for answer in answers)

@@ -78,8 +78,8 @@ def test_pulls_and_drift(chain: Chain, tmp_path: Path) -> None:
     assert [("drifted", second.digest)] == [(each["verdict"], each["offered"]) for each in chain.checked(chain.parent)]
     until(
         lambda: all(
-            chain.parent.get("/v2/tiny/manifests/1").headers.get("iar-upstream-digest") == second.digest
-            for _ in range(8)
+            each.headers.get("iar-upstream-digest") == second.digest
+            for each in chain.parent.get_from_all("/v2/tiny/manifests/1")
         ),
         "drift in the answers of all workers of the parent",
     )
