@@ -15,7 +15,7 @@ import aiohttp
 
 from iarproxy import config
 from iarproxy.ledger import Ledger
-from iarproxy.mirror.drift import Checked
+from iarproxy.mirror.drift.checking import Checked
 from iarproxy.mirror.mirror import Mirror
 from iarproxy.oci import Platform, Repository, Tag, TagReference
 from iarproxy.oci.routing import Routes

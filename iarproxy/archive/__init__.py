@@ -1,4 +1,4 @@
-"""OCI layouts in and out, for the air gap. Empty until the issue that builds it; the room and its import rule stand.
+"""The air gap: bundles made, verified and applied, and OCI layouts of other tools in and out.
 
-Rule: nothing in here can import `upstream`; `lint-imports` holds it so.
+Rule: it reads and writes store and ledger, and nothing in here can import `upstream`; `lint-imports` holds it so.
 """

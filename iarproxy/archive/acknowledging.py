@@ -16,8 +16,8 @@ from iarproxy.archive.evidence import newest
 from iarproxy.errors import Refused
 from iarproxy.ledger import Ledger
 from iarproxy.ledger.bundles import Applied
-from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
-from iarproxy.ledger.keyring import origin_of
+from iarproxy.ledger.proof.checkpoint_rows import SignedCheckpoint
+from iarproxy.ledger.proof.keyring import origin_of
 from iarproxy.oci import Digest
 from iarproxy.oci.bundle_manifest import MAX_BUNDLE, BundleManifest
 from iarproxy.store import Store

@@ -21,9 +21,9 @@ import orjson
 from iarproxy.errors import BundleRefused, LedgerDamaged, Malformed
 from iarproxy.ledger import DEFAULT, Event, EventKind
 from iarproxy.ledger.bundles import Applied
-from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
-from iarproxy.ledger.evidence import entry_in, signer
-from iarproxy.ledger.keyring import Keyring
+from iarproxy.ledger.proof.checkpoint_rows import SignedCheckpoint
+from iarproxy.ledger.proof.evidence import entry_in, signer
+from iarproxy.ledger.proof.keyring import Keyring
 from iarproxy.oci import Digest
 from iarproxy.oci.bundle_manifest import BundleManifest
 from iarproxy.trust.bundles import BundleStatement

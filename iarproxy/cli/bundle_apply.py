@@ -18,9 +18,9 @@ from typing import Annotated, Any, assert_never
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from iarproxy.archive.applying import Done, Order, Outcome, Site, Unchanged
+from iarproxy.archive.applying.naming import Naming, Prefer
+from iarproxy.archive.applying.site import Done, Order, Outcome, Site, Unchanged
 from iarproxy.archive.folder import BundleFolder
-from iarproxy.archive.naming import Naming, Prefer
 from iarproxy.archive.verifying import Verified
 from iarproxy.archive.verifying import verify as read_all
 from iarproxy.cli.actor import kernel_actor

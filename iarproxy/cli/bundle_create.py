@@ -17,9 +17,9 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from iarproxy.archive.creating import Creating
-from iarproxy.archive.gathering import Gathering
-from iarproxy.archive.order import Acknowledged, Created, Draft, Nothing, On, Order, Since
+from iarproxy.archive.making.creating import Creating
+from iarproxy.archive.making.gathering import Gathering
+from iarproxy.archive.making.order import Acknowledged, Created, Draft, Nothing, On, Order, Since
 from iarproxy.archive.staging import MANIFEST, begin, staging, translated, volume_name
 from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.key_reading import private_key, read, rotations_beside, signers

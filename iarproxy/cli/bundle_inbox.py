@@ -19,9 +19,9 @@ from typing import Any
 
 import structlog
 
-from iarproxy.archive.applying import Done, Order, Outcome, Unchanged
+from iarproxy.archive.applying.naming import Prefer
+from iarproxy.archive.applying.site import Done, Order, Outcome, Unchanged
 from iarproxy.archive.folder import BundleFolder
-from iarproxy.archive.naming import Prefer
 from iarproxy.archive.taking import Fate, Taken, Taking
 from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.bundle_apply import site_of

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from iarproxy.archive.countersigning import signable
 from iarproxy.archive.folder import BundleFolder
+from iarproxy.archive.making.countersigning import signable
 from iarproxy.cli.key_reading import private_key, rotations_beside, signers
 from iarproxy.cli.options import JsonOption
 from iarproxy.cli.output import out, print_json, when

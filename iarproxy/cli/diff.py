@@ -17,7 +17,7 @@ from iarproxy.cli.lock_options import FormatOption, locking, tell_skipped
 from iarproxy.cli.options import ConfigOption, JsonOption, environment_of, run
 from iarproxy.cli.output import Exit, print_error, print_json, print_table, stop
 from iarproxy.cli.wiring import Rooms
-from iarproxy.mirror.locking import Offer
+from iarproxy.mirror.acts.locking import Offer
 from iarproxy.oci.lock import Lock, Locked, LockFormat, Skipped, locked
 from iarproxy.oci.lock_difference import Difference, differences
 from iarproxy.oci.lock_reading import read_lock

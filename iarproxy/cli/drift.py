@@ -26,10 +26,10 @@ from iarproxy.cli.pin_acts import ReasonOption
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import IarproxyError, Refused, UnknownManifest
 from iarproxy.ledger import DEFAULT, Name
-from iarproxy.mirror import alarms
-from iarproxy.mirror.alarms import Alarm
-from iarproxy.mirror.drift import Checked
-from iarproxy.mirror.refusing import acceptance, settlement
+from iarproxy.mirror.drift import alarms
+from iarproxy.mirror.drift.alarms import Alarm
+from iarproxy.mirror.drift.checking import Checked
+from iarproxy.mirror.serving.refusing import acceptance, settlement
 from iarproxy.mirror.spelling import drift_as_json
 from iarproxy.oci import TagReference
 from iarproxy.trust import Drifted, Steady, Vanished, Verdict

@@ -16,8 +16,8 @@ from iarproxy.config.webhooks import WebhookSettings
 from iarproxy.errors import IarproxyError, UnknownName
 from iarproxy.ledger import EventKind
 from iarproxy.ledger.deliveries import DeadLetter, Receiver
-from iarproxy.mirror.deliveries import send_test
-from iarproxy.mirror.events import CHECKPOINT, EVERYTHING, MEDIA_TYPE, cloud_event, to_bytes
+from iarproxy.mirror.events.cloud_events import CHECKPOINT, EVERYTHING, MEDIA_TYPE, cloud_event, to_bytes
+from iarproxy.mirror.events.deliveries import send_test
 
 app = typer.Typer(help="Webhooks: who is told of what happens, and what could not be delivered.", no_args_is_help=True)
 

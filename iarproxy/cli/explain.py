@@ -17,8 +17,8 @@ from iarproxy.cli.options import (
 from iarproxy.cli.output import out, print_json, pulls, when
 from iarproxy.cli.wiring import Rooms
 from iarproxy.ledger import DEFAULT
-from iarproxy.mirror.explain import Explanation
-from iarproxy.mirror.explained import explanation_as_json
+from iarproxy.mirror.explain.explained import explanation_as_json
+from iarproxy.mirror.explain.explaining import Explanation
 from iarproxy.upstream import WINDOW
 
 _MOST = 3  # spenders that are named

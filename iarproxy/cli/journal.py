@@ -18,14 +18,15 @@ from iarproxy.cli.output import Exit, out, print_error, print_json, print_table,
 from iarproxy.cli.wiring import Rooms, become_owner, checkpointing
 from iarproxy.cli.writing import output
 from iarproxy.errors import LedgerDamaged, Refused
-from iarproxy.ledger import Event, EventKind, checkpoint_file
-from iarproxy.ledger.audit import AuditReport, audit
-from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
+from iarproxy.ledger import Event, EventKind
+from iarproxy.ledger.audit.auditing import AuditReport, audit
 from iarproxy.ledger.journal import Entry
-from iarproxy.ledger.keyring import How, Keyed
+from iarproxy.ledger.proof import checkpoint_file
+from iarproxy.ledger.proof.checkpoint_rows import SignedCheckpoint
+from iarproxy.ledger.proof.keyring import How, Keyed
 from iarproxy.ledger.recalls import one_line
 from iarproxy.ledger.values import Name
-from iarproxy.mirror.events import cloud_event, to_bytes
+from iarproxy.mirror.events.cloud_events import cloud_event, to_bytes
 from iarproxy.mirror.spelling import event_as_json
 from iarproxy.trust.note import to_base64
 

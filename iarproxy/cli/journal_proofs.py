@@ -21,9 +21,10 @@ from iarproxy.cli.output import Exit, out, print_error, print_json, stop, when
 from iarproxy.cli.wiring import Rooms, checkpointing
 from iarproxy.cli.writing import output
 from iarproxy.errors import LedgerDamaged, Malformed, Refused, UnknownManifest
-from iarproxy.ledger import DEFAULT, Event, checkpoint_file, evidence
-from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
-from iarproxy.ledger.keyring import origin_of
+from iarproxy.ledger import DEFAULT, Event
+from iarproxy.ledger.proof import checkpoint_file, evidence
+from iarproxy.ledger.proof.checkpoint_rows import SignedCheckpoint
+from iarproxy.ledger.proof.keyring import origin_of
 from iarproxy.ledger.recalls import one_line
 from iarproxy.ledger.values import Name
 from iarproxy.mirror.spelling import event_as_json

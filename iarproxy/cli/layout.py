@@ -14,10 +14,10 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from iarproxy.archive.layouts_import import act, hold
-from iarproxy.archive.layouts_plan import Imported, LayoutPlan
-from iarproxy.archive.layouts_planning import Planning
-from iarproxy.archive.layouts_reading import Layout, open_layout
+from iarproxy.archive.layouts.importing import act, hold
+from iarproxy.archive.layouts.plan import Imported, LayoutPlan
+from iarproxy.archive.layouts.planning import Planning
+from iarproxy.archive.layouts.reading import Layout, open_layout
 from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.layout_export import export
 from iarproxy.cli.options import ConfigOption, EnvironmentOption, JsonOption, environment_of, given_reason, run

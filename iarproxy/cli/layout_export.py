@@ -13,9 +13,9 @@ from typing import Annotated, TypeAlias
 import typer
 
 from iarproxy.archive.held import load_from, size_in
-from iarproxy.archive.layouts_export import Export, Exported, Exporting, LayoutFormat
-from iarproxy.archive.layouts_store import attached_in, chunks_of, joined
-from iarproxy.archive.layouts_writing import Chunks, write_archive, write_folder
+from iarproxy.archive.layouts.exporting import Export, Exported, Exporting, LayoutFormat
+from iarproxy.archive.layouts.store import attached_in, chunks_of, joined
+from iarproxy.archive.layouts.writing import Chunks, write_archive, write_folder
 from iarproxy.cli.options import (
     ConfigOption,
     EnvironmentOption,

@@ -16,15 +16,15 @@ from typing import Annotated
 import typer
 
 from iarproxy import ledger as ledgers
-from iarproxy.archive.naming import Naming
-from iarproxy.archive.reattaching import reattach_all
+from iarproxy.archive.applying.naming import Naming
+from iarproxy.archive.applying.reattaching import reattach_all
 from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.bundle_apply import naming_of
 from iarproxy.cli.options import ConfigOption, JsonOption, environment_of, load, run
 from iarproxy.cli.output import Exit, out, print_error, print_json, stop
 from iarproxy.cli.wiring import Rooms, become_owner
 from iarproxy.config import Config
-from iarproxy.mirror.checkpointing import Checkpointing
+from iarproxy.mirror.events.checkpointing import Checkpointing
 from iarproxy.store import Store
 
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; it goes into the journal with your name.")]

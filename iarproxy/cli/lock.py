@@ -28,7 +28,7 @@ from iarproxy.cli.output import Exit, err, out, print_error, print_json, print_t
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import Refused
 from iarproxy.ledger import DEFAULT
-from iarproxy.mirror.locking import Failed, Plan
+from iarproxy.mirror.acts.locking import Failed, Plan
 from iarproxy.oci.lock import Lock, LockFormat
 from iarproxy.oci.lock_reading import read_lock, write_lock
 from iarproxy.trust import Pattern

@@ -9,7 +9,7 @@ import typer
 
 from iarproxy.cli.output import print_error
 from iarproxy.cli.wiring import Rooms
-from iarproxy.mirror.locking import Locking
+from iarproxy.mirror.acts.locking import Locking
 from iarproxy.oci import Digest, TagReference
 from iarproxy.oci.lock import WRITABLE, LockFormat, Skipped
 

@@ -21,7 +21,7 @@ from iarproxy.cli.options import (
 from iarproxy.cli.output import out
 from iarproxy.cli.wiring import Rooms
 from iarproxy.ledger import DEFAULT
-from iarproxy.mirror.acting import Act, Acting
+from iarproxy.mirror.acts.acting import Act, Acting
 
 T = TypeVar("T")
 

@@ -22,9 +22,9 @@ from iarproxy.cli.output import Exit, Table, out, print_error, print_json, print
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import UnknownManifest
 from iarproxy.ledger import DEFAULT, Damage, DriftState, Event, Pin, PinSet, UseSummary, Withheld
-from iarproxy.mirror.holding import Held
+from iarproxy.mirror.serving.holding import Held
+from iarproxy.mirror.serving.withholding import approval, is_over, told
 from iarproxy.mirror.spelling import drift_as_json, event_as_json, pin_as_json, used_as_json, withheld_as_json
-from iarproxy.mirror.withholding import approval, is_over, told
 from iarproxy.oci import TagReference
 from iarproxy.trust import Pattern
 from iarproxy.trust.environments import Environment, PinsFrom, env_option

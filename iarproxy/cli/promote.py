@@ -20,12 +20,12 @@ from iarproxy.config import Config
 from iarproxy.config.gates import GateSettings
 from iarproxy.errors import Malformed, Refused
 from iarproxy.ledger import Pin
-from iarproxy.ledger.keyring import origin_of
 from iarproxy.ledger.own_keys import promotion_key
-from iarproxy.mirror.gate_command import CommandGate
-from iarproxy.mirror.gating import AgeGate, Gate, PolicyGate
-from iarproxy.mirror.promotion import MOST
-from iarproxy.mirror.promotion_plan import Order, Plan, Wanted
+from iarproxy.ledger.proof.keyring import origin_of
+from iarproxy.mirror.promotion.gate_command import CommandGate
+from iarproxy.mirror.promotion.gating import AgeGate, Gate, PolicyGate
+from iarproxy.mirror.promotion.plan import Order, Plan, Wanted
+from iarproxy.mirror.promotion.promoting import MOST
 from iarproxy.oci import Digest, TagReference
 from iarproxy.trust import Pattern
 from iarproxy.trust.environments import Environment, PinsFrom

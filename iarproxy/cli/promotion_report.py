@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from iarproxy.cli.output import Exit, out, print_error, print_table, stop
 from iarproxy.ledger import Pin
-from iarproxy.mirror.promotion_plan import New, NotNow, NotPromoted, Plan, Replaces, Step, Unchanged
+from iarproxy.mirror.promotion.plan import New, NotNow, NotPromoted, Plan, Replaces, Step, Unchanged
 from iarproxy.trust.gates import verdict_as_json
 
 

@@ -21,7 +21,7 @@ from iarproxy.cli.output import err, out, print_error, print_json, print_table, 
 from iarproxy.cli.wiring import Rooms
 from iarproxy.ledger import KEPT, Recall, Use
 from iarproxy.ledger.recalls import MAX_REASON, one_line
-from iarproxy.mirror.reach import Reach, Reached, below
+from iarproxy.mirror.recall.reach import Reach, Reached, below
 from iarproxy.mirror.spelling import recall_as_json
 from iarproxy.mirror.usage import EVERY
 from iarproxy.oci import Digest

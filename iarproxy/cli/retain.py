@@ -18,7 +18,7 @@ from iarproxy.cli.options import ConfigOption, JsonOption, run
 from iarproxy.cli.output import err, out, print_json, print_table
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import Refused
-from iarproxy.mirror.retaining import Outcome, Retaining
+from iarproxy.mirror.acts.retaining import Outcome, Retaining
 from iarproxy.mirror.usage import EVERY
 
 _MAX_PLAN = 512 * 2**20  # bytes: of a million pins

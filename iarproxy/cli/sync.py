@@ -18,7 +18,7 @@ from iarproxy.cli.wiring import Rooms
 from iarproxy.config.sets import load_sets
 from iarproxy.config.values import Duration
 from iarproxy.errors import Refused
-from iarproxy.mirror.syncing_values import Failed, Plan, PlannedName, Synced
+from iarproxy.mirror.sync.values import Failed, Plan, PlannedName, Synced
 from iarproxy.oci.attached_kind import AttachedKind
 from iarproxy.oci.set_record import Member
 

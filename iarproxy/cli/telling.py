@@ -10,8 +10,8 @@ from iarproxy.config import Config
 from iarproxy.config.webhooks import WebhookSettings
 from iarproxy.ledger.deliveries import Receiver
 from iarproxy.metrics import Metrics
-from iarproxy.mirror.deliveries import Deliverer, Subscription
-from iarproxy.mirror.events import insist_known
+from iarproxy.mirror.events.cloud_events import insist_known
+from iarproxy.mirror.events.deliveries import Deliverer, Subscription
 from iarproxy.upstream.posting import Destination, Poster
 from iarproxy.upstream.webhook import Webhook, read_secrets
 

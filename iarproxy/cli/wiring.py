@@ -19,11 +19,11 @@ from iarproxy.config import Config
 from iarproxy.errors import ConfigError
 from iarproxy.ledger import Ledger
 from iarproxy.metrics import Metrics
-from iarproxy.mirror.checkpointing import Checkpointing
-from iarproxy.mirror.drift import Checked
+from iarproxy.mirror.drift.checking import Checked
+from iarproxy.mirror.drift.plan import Tally
+from iarproxy.mirror.events.checkpointing import Checkpointing
+from iarproxy.mirror.explain.missing import Missing
 from iarproxy.mirror.mirror import Mirror
-from iarproxy.mirror.missing import Missing
-from iarproxy.mirror.watch_plan import Tally
 from iarproxy.oci.routing import Routes
 from iarproxy.store import Store
 from iarproxy.upstream import Upstreams

@@ -13,7 +13,7 @@ from iarproxy.ledger.pin_set import PinSet
 from iarproxy.ledger.recalls import Recall, RecallOutcome, Recalls
 from iarproxy.ledger.recovery import backup, rebuild, restore
 from iarproxy.ledger.seeds import Seed, Seeds
-from iarproxy.ledger.uses_file import KEPT, Uses
+from iarproxy.ledger.usage.uses_file import KEPT, Uses
 from iarproxy.ledger.values import (
     Acknowledged,
     Change,

@@ -16,7 +16,6 @@ from typing import Self
 from iarproxy.ledger import admission, drift, followed, journal, links, pins, verification
 from iarproxy.ledger.attached import Attached
 from iarproxy.ledger.bundles import Bundles
-from iarproxy.ledger.checkpoints import Checkpoints
 from iarproxy.ledger.database import Changes
 from iarproxy.ledger.deliveries import Deliveries
 from iarproxy.ledger.leases import Leases
@@ -24,14 +23,15 @@ from iarproxy.ledger.memory import Memory
 from iarproxy.ledger.opening import open_database
 from iarproxy.ledger.pin_reading import HISTORY, Shared
 from iarproxy.ledger.pin_set import PinSet
+from iarproxy.ledger.proof.checkpoints import Checkpoints
 from iarproxy.ledger.reading import Reading
 from iarproxy.ledger.recalls import Recalls
 from iarproxy.ledger.refusals import Refusals
 from iarproxy.ledger.seeds import Seeds
 from iarproxy.ledger.sets import Sets
 from iarproxy.ledger.thread import LedgerThread
-from iarproxy.ledger.uses_file import NAME as USES
-from iarproxy.ledger.uses_file import Uses
+from iarproxy.ledger.usage.uses_file import NAME as USES
+from iarproxy.ledger.usage.uses_file import Uses
 from iarproxy.ledger.values import Damage, DriftState, Event, Pin, VerifyReport
 from iarproxy.ledger.watching import Watching
 from iarproxy.oci import Descriptor, Digest, Repository, TagReference

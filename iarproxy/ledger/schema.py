@@ -19,8 +19,8 @@ from sqlalchemy import Connection, insert, select
 
 from iarproxy.errors import ConfigError, LedgerDamaged
 from iarproxy.ledger import admission, attached, bundles, leases, recalls, refusals, seeds, sets
-from iarproxy.ledger.checkpoint_rows import STEP as _CHECKPOINTS
 from iarproxy.ledger.deliveries import STEP as _DELIVERIES
+from iarproxy.ledger.proof.checkpoint_rows import STEP as _CHECKPOINTS
 from iarproxy.ledger.rows import META, is_intact, sealed
 
 Steps: TypeAlias = tuple[tuple[str, ...], ...]  # the statements of each version

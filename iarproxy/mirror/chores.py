@@ -15,7 +15,7 @@ import structlog
 
 from iarproxy.errors import IarproxyError
 from iarproxy.ledger import Ledger
-from iarproxy.mirror.watch import DriftWatch
+from iarproxy.mirror.drift.watch import DriftWatch
 from iarproxy.store import Store
 
 log = structlog.get_logger("iarproxy.chores")

@@ -8,25 +8,25 @@ from datetime import datetime
 from functools import partial
 
 from iarproxy.ledger import Ledger, Pin
-from iarproxy.mirror.attaching import Attaching
-from iarproxy.mirror.attachments import Attachments
-from iarproxy.mirror.blobs import Blobs
-from iarproxy.mirror.charts import Charts
-from iarproxy.mirror.documents import Documents
-from iarproxy.mirror.drift import Checked, DriftCheck
-from iarproxy.mirror.evidence import Evidence
-from iarproxy.mirror.explain import Explain
-from iarproxy.mirror.holding import Holding
-from iarproxy.mirror.listing import Listings
-from iarproxy.mirror.manifests import Manifests
-from iarproxy.mirror.missing import Missing
-from iarproxy.mirror.promotion import Promotion
-from iarproxy.mirror.promotion_facts import Surveying
-from iarproxy.mirror.syncing import Syncing
-from iarproxy.mirror.syncing_plan import Planning
-from iarproxy.mirror.syncing_resolve import Resolving
-from iarproxy.mirror.watch import DriftWatch
-from iarproxy.mirror.watch_plan import Tally
+from iarproxy.mirror.drift.checking import Checked, DriftCheck
+from iarproxy.mirror.drift.evidence import Evidence
+from iarproxy.mirror.drift.plan import Tally
+from iarproxy.mirror.drift.watch import DriftWatch
+from iarproxy.mirror.explain.explaining import Explain
+from iarproxy.mirror.explain.missing import Missing
+from iarproxy.mirror.promotion.facts import Surveying
+from iarproxy.mirror.promotion.promoting import Promotion
+from iarproxy.mirror.serving.attaching import Attaching
+from iarproxy.mirror.serving.blobs import Blobs
+from iarproxy.mirror.serving.documents import Documents
+from iarproxy.mirror.serving.holding import Holding
+from iarproxy.mirror.serving.listing import Listings
+from iarproxy.mirror.serving.manifests import Manifests
+from iarproxy.mirror.sync.attachments import Attachments
+from iarproxy.mirror.sync.charts import Charts
+from iarproxy.mirror.sync.plan import Planning
+from iarproxy.mirror.sync.resolve import Resolving
+from iarproxy.mirror.sync.syncing import Syncing
 from iarproxy.oci import Platform
 from iarproxy.store import Store
 from iarproxy.trust import RefusalForm, TagRule

@@ -8,25 +8,33 @@ from datetime import UTC, datetime
 
 from iarproxy.errors import Stopped
 from iarproxy.ledger import Ledger, Pin
-from iarproxy.mirror.access import Access
-from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, RefusalAnswer, Served, TagList
-from iarproxy.mirror.attaching import Attaching
-from iarproxy.mirror.blobs import Blobs
-from iarproxy.mirror.documents import Documents
-from iarproxy.mirror.drift import Checked
-from iarproxy.mirror.foreign import ForeignBlobs
+from iarproxy.mirror.drift.checking import Checked
+from iarproxy.mirror.drift.plan import Tally
+from iarproxy.mirror.explain.missing import Missing
 from iarproxy.mirror.given import Given
-from iarproxy.mirror.holding import Holding
-from iarproxy.mirror.memory import ManifestMemory
-from iarproxy.mirror.missing import Missing
-from iarproxy.mirror.names import Names
-from iarproxy.mirror.probe import NAME as PROBE
-from iarproxy.mirror.probe import NO_REFERRERS, Probe
-from iarproxy.mirror.promotion_facts import Surveying
-from iarproxy.mirror.refusing import Refusing
+from iarproxy.mirror.promotion.facts import Surveying
+from iarproxy.mirror.serving.access import Access
+from iarproxy.mirror.serving.answers import (
+    BlobBody,
+    HeldBlob,
+    ManifestAnswer,
+    ReferrersAnswer,
+    RefusalAnswer,
+    Served,
+    TagList,
+)
+from iarproxy.mirror.serving.attaching import Attaching
+from iarproxy.mirror.serving.blobs import Blobs
+from iarproxy.mirror.serving.documents import Documents
+from iarproxy.mirror.serving.foreign import ForeignBlobs
+from iarproxy.mirror.serving.holding import Holding
+from iarproxy.mirror.serving.memory import ManifestMemory
+from iarproxy.mirror.serving.names import Names
+from iarproxy.mirror.serving.probe import NAME as PROBE
+from iarproxy.mirror.serving.probe import NO_REFERRERS, Probe
+from iarproxy.mirror.serving.refusing import Refusing
 from iarproxy.mirror.usage import Usage
 from iarproxy.mirror.warm import Warm
-from iarproxy.mirror.watch_plan import Tally
 from iarproxy.oci import Digest, Platform, Repository, Tag, TagReference
 from iarproxy.store import Store
 from iarproxy.trust import RefusalForm, TagRule

@@ -22,7 +22,7 @@ import structlog
 
 from iarproxy.errors import IarproxyError
 from iarproxy.ledger import Use
-from iarproxy.mirror.answers import Served
+from iarproxy.mirror.serving.answers import Served
 from iarproxy.oci import Digest, Repository, Tag
 
 EVERY = 5.0  # seconds

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from iarproxy.errors import UnknownManifest
-from iarproxy.mirror.answers import ManifestAnswer
-from iarproxy.mirror.blobs import Blobs
-from iarproxy.mirror.documents import Documents
-from iarproxy.mirror.holding import Holding
-from iarproxy.mirror.manifests import Manifests
+from iarproxy.mirror.serving.answers import ManifestAnswer
+from iarproxy.mirror.serving.blobs import Blobs
+from iarproxy.mirror.serving.documents import Documents
+from iarproxy.mirror.serving.holding import Holding
+from iarproxy.mirror.serving.manifests import Manifests
 from iarproxy.oci import Descriptor, DigestReference, Platform, Reference, Repository, TagReference
 from iarproxy.upstream import Purpose
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Literal, TypeAlias
 
-from iarproxy.mirror.answers import Served
+from iarproxy.mirror.serving.answers import Served
 from iarproxy.oci import Digest, Repository, Tag
 from iarproxy.oci.request import BlobTarget, Catalog, ManifestTarget, Ping, ReferrersTarget, TagsTarget
 from iarproxy.server import access

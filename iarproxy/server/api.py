@@ -15,9 +15,9 @@ from aiohttp import web
 
 from iarproxy.errors import Malformed, UnknownManifest, UnknownName
 from iarproxy.ledger import DEFAULT
-from iarproxy.mirror import alarms
-from iarproxy.mirror.explain import Explanation
-from iarproxy.mirror.explained import explanation_as_json
+from iarproxy.mirror.drift import alarms
+from iarproxy.mirror.explain.explained import explanation_as_json
+from iarproxy.mirror.explain.explaining import Explanation
 from iarproxy.mirror.spelling import (
     drift_as_json,
     event_as_json,

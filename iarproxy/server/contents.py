@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import orjson
 
-from iarproxy.mirror.answers import ManifestAnswer, ReferrersAnswer, RefusalAnswer, TagList
+from iarproxy.mirror.serving.answers import ManifestAnswer, ReferrersAnswer, RefusalAnswer, TagList
 from iarproxy.oci import Digest, ErrorCode, Repository, Tag, error_body
 from iarproxy.oci.media_types import OCI_INDEX, OCTET_STREAM
 from iarproxy.oci.request import TagsTarget

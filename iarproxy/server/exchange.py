@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 from aiohttp.http import HttpVersion11
 
 from iarproxy.errors import StoreUnavailable
-from iarproxy.mirror.answers import FileSpan
+from iarproxy.mirror.serving.answers import FileSpan
 from iarproxy.server import access
 from iarproxy.server.accounts import KINDS, Content, Facts, Outcome, Topic
 from iarproxy.server.answer import Answer

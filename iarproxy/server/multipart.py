@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 
-from iarproxy.mirror.answers import FileSpan
+from iarproxy.mirror.serving.answers import FileSpan
 from iarproxy.oci import Digest
 from iarproxy.oci.media_types import OCTET_STREAM
 from iarproxy.server import contents

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from iarproxy.mirror.answers import FileSpan
+from iarproxy.mirror.serving.answers import FileSpan
 from iarproxy.server.accounts import Outcome, Topic
 from iarproxy.server.ready import OpenFile, Prepared
 from iarproxy.server.sending import Pace, Pump, Stalled

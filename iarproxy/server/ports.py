@@ -7,7 +7,15 @@ from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from iarproxy.errors import Stopped
-from iarproxy.mirror.answers import BlobBody, HeldBlob, ManifestAnswer, ReferrersAnswer, RefusalAnswer, Served, TagList
+from iarproxy.mirror.serving.answers import (
+    BlobBody,
+    HeldBlob,
+    ManifestAnswer,
+    ReferrersAnswer,
+    RefusalAnswer,
+    Served,
+    TagList,
+)
 from iarproxy.oci import Digest, Repository, Tag, TagReference
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from iarproxy.ledger import Damage, DriftState, Event, Pin, Recall, UseSummary, Withheld
-from iarproxy.mirror.alarms import Accusations
+from iarproxy.mirror.drift.alarms import Accusations
 from iarproxy.oci import Digest, TagReference
 from iarproxy.store import StoreStats
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from iarproxy.errors import IarproxyError
-from iarproxy.mirror.answers import Followed
+from iarproxy.mirror.serving.answers import Followed
 from iarproxy.oci import Digest, Tag
 from iarproxy.oci.request import BlobTarget, ManifestTarget, Ping, RegistryRequest
 from iarproxy.oci.routing import Place

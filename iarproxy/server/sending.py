@@ -26,7 +26,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from iarproxy.errors import StoreUnavailable
-from iarproxy.mirror.answers import FileSpan
+from iarproxy.mirror.serving.answers import FileSpan
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Callable

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import assert_never
 
-from iarproxy.mirror.answers import ByDigest, Followed, ManifestAnswer, Pinned, Standing
+from iarproxy.mirror.serving.answers import ByDigest, Followed, ManifestAnswer, Pinned, Standing
 from iarproxy.oci import Digest, Tag
 
 VANISHED = "none"  # no digest: what a pinned tag is upstream that upstream no longer has

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from iarproxy.archive.layouts_import import act, hold
-from iarproxy.archive.layouts_plan import LayoutPlan
-from iarproxy.archive.layouts_planning import Planning
-from iarproxy.archive.layouts_reading import open_layout
+from iarproxy.archive.layouts.importing import act, hold
+from iarproxy.archive.layouts.plan import LayoutPlan
+from iarproxy.archive.layouts.planning import Planning
+from iarproxy.archive.layouts.reading import open_layout
 from iarproxy.ledger import Ledger
 from iarproxy.oci.layout_index import given
 from iarproxy.store import Store

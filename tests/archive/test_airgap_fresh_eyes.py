@@ -12,9 +12,9 @@ import pytest
 from airgap_bundles import Made, fresh_site, made
 from airgap_sets import Rooms
 from airgap_world import UPSTREAM
-from iarproxy.archive.applying import Done, Order, Outcome, Site
+from iarproxy.archive.applying.naming import Naming
+from iarproxy.archive.applying.site import Done, Order, Outcome, Site
 from iarproxy.archive.folder import BundleFolder
-from iarproxy.archive.naming import Naming
 from iarproxy.errors import BundleRefused, Malformed
 from iarproxy.oci import Digest, parse_reference
 from iarproxy.oci.bundle_manifest import BundleManifest

@@ -11,8 +11,8 @@ import pytest
 
 from airgap_bundles import Made, fresh_site, made
 from airgap_sets import Rooms
-from iarproxy.archive.gathering import Gathering, Subject
-from iarproxy.mirror.checkpointing import Checkpointing
+from iarproxy.archive.making.gathering import Gathering, Subject
+from iarproxy.mirror.events.checkpointing import Checkpointing
 from iarproxy.oci import Digest
 from iarproxy.oci.bundle_layout import volumes_of
 from iarproxy.oci.bundle_manifest import BundleManifest

@@ -12,9 +12,9 @@ import pytest
 from airgap_bundles import APP, SET, TOOL, Made, create, fresh_site, made, wanted
 from airgap_sets import Rooms
 from airgap_world import UPSTREAM, Place, a_site
-from iarproxy.archive.applying import Done, Order, Outcome, Site, Unchanged
+from iarproxy.archive.applying.naming import Naming, Prefer
+from iarproxy.archive.applying.site import Done, Order, Outcome, Site, Unchanged
 from iarproxy.archive.folder import BundleFolder
-from iarproxy.archive.naming import Naming, Prefer
 from iarproxy.errors import Denied
 from iarproxy.ledger import DEFAULT, EventKind
 from iarproxy.oci import Digest, Tag, TagReference, parse_reference

@@ -18,11 +18,11 @@ import pytest
 
 from airgap_sets import Rooms, Wanted
 from airgap_world import UPSTREAM, Place, an_origin
-from iarproxy.archive.creating import Creating
-from iarproxy.archive.gathering import Subject
-from iarproxy.archive.order import Nothing, Order
+from iarproxy.archive.making.creating import Creating
+from iarproxy.archive.making.gathering import Subject
+from iarproxy.archive.making.order import Nothing, Order
 from iarproxy.archive.staging import staging
-from iarproxy.ledger.keyring import origin_of
+from iarproxy.ledger.proof.keyring import origin_of
 from iarproxy.oci import Descriptor, Digest, TagReference, parse_reference
 from iarproxy.oci.bundle_layout import volumes_of
 from iarproxy.oci.bundle_manifest import BundleManifest

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iarproxy.archive.sources import Sources, gather
+from iarproxy.archive.making.sources import Sources, gather
 from iarproxy.errors import Refused
 from iarproxy.oci import Descriptor, Digest, Platform, Tag, TagReference, parse_manifest, parse_reference
 from iarproxy.oci.bundle_manifest import BundleManifest

@@ -22,8 +22,8 @@ from random import Random
 
 import pytest
 
+from iarproxy.archive.making.writing import Damaged, Hands, Stopped, Writing
 from iarproxy.archive.staging import INCOMPLETE, MANIFEST, staging
-from iarproxy.archive.writing import Damaged, Hands, Stopped, Writing
 from iarproxy.errors import Refused, StoreUnavailable
 from iarproxy.oci import Digest
 from iarproxy.oci.bundle_layout import volumes_of

@@ -9,8 +9,8 @@ import pytest
 
 from iarproxy.cli.serve import build, serve_settings
 from iarproxy.config import Config, load
-from iarproxy.ledger import checkpoint_file
-from iarproxy.ledger.audit import audit
+from iarproxy.ledger.audit.auditing import audit
+from iarproxy.ledger.proof import checkpoint_file
 from iarproxy.server.faces import Faces, WorkerContext
 from test_commands import Machine, machine
 

@@ -14,16 +14,17 @@ import pytest
 import pytest_asyncio
 
 from iarproxy.errors import ConfigError
-from iarproxy.ledger import checkpoint_file, checkpoint_rows, rebuild, restore, schema
-from iarproxy.ledger.audit import AuditReport, audit
-from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
-from iarproxy.ledger.checkpoints import leaf_of
+from iarproxy.ledger import rebuild, restore, schema
+from iarproxy.ledger.audit.auditing import AuditReport, audit
 from iarproxy.ledger.connection import connect, create_file, transaction
 from iarproxy.ledger.database import project
 from iarproxy.ledger.journal import Entry, Head
 from iarproxy.ledger.journal_file import NAME, export, read_lines
-from iarproxy.ledger.keyring import origin_of
-from iarproxy.ledger.keys import KeyFile, read
+from iarproxy.ledger.proof import checkpoint_file, checkpoint_rows
+from iarproxy.ledger.proof.checkpoint_rows import SignedCheckpoint
+from iarproxy.ledger.proof.checkpoints import leaf_of
+from iarproxy.ledger.proof.keyring import origin_of
+from iarproxy.ledger.proof.keys import KeyFile, read
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.trust.merkle import Tree
 from iarproxy.trust.note import Checkpoint, Note, VerifierKey

@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from iarproxy.errors import Malformed, Refused, StoreUnavailable
-from iarproxy.ledger.checkpoint_file import append, read, thinned
-from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
+from iarproxy.ledger.proof.checkpoint_file import append, read, thinned
+from iarproxy.ledger.proof.checkpoint_rows import SignedCheckpoint
 from iarproxy.trust.note import Checkpoint, Note, SigningKey
 
 KEY = SigningKey("iarproxy/site", Ed25519PrivateKey.from_private_bytes(b"k" * 32))

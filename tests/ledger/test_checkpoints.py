@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from iarproxy.errors import LedgerDamaged, LedgerUnavailable, Malformed, Refused
 from iarproxy.ledger import Ledger
-from iarproxy.ledger.checkpoints import leaf_of
-from iarproxy.ledger.keyring import How, origin_of
-from iarproxy.ledger.keys import KeyFile, read
 from iarproxy.ledger.lock import FileLock
+from iarproxy.ledger.proof.checkpoints import leaf_of
+from iarproxy.ledger.proof.keyring import How, origin_of
+from iarproxy.ledger.proof.keys import KeyFile, read
 from iarproxy.ledger.values import EventKind
 from iarproxy.trust.merkle import EMPTY, Tree, continues, includes
 from iarproxy.trust.note import SigningKey

@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from iarproxy.errors import LedgerDamaged, Malformed, Refused, UnknownManifest
 from iarproxy.ledger import DEFAULT, EventKind, Ledger
-from iarproxy.ledger.checkpoints import leaf_of
-from iarproxy.ledger.evidence import check, prove
 from iarproxy.ledger.journal import Entry, Head
-from iarproxy.ledger.keyring import first, origin_of
-from iarproxy.ledger.keys import KeyFile, read
+from iarproxy.ledger.proof.checkpoints import leaf_of
+from iarproxy.ledger.proof.evidence import check, prove
+from iarproxy.ledger.proof.keyring import first, origin_of
+from iarproxy.ledger.proof.keys import KeyFile, read
 from iarproxy.ledger.values import Name
 from iarproxy.trust.merkle import node_hash
 from iarproxy.trust.note import Checkpoint, Note, SigningKey, VerifierKey, to_base64

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from iarproxy.ledger import Use, Uses, UsesUnreadable
-from iarproxy.ledger.uses_latest import LatestUses
+from iarproxy.ledger.usage.uses_latest import LatestUses
 from iarproxy.oci import Repository, Tag
 from ledger_world import APP, Clock, content, sql
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import orjson
 
 from iarproxy.ledger import Pin
-from iarproxy.mirror.gating import Gate
-from iarproxy.mirror.promotion import Promotion
-from iarproxy.mirror.promotion_plan import Order, Plan, Wanted
+from iarproxy.mirror.promotion.gating import Gate
+from iarproxy.mirror.promotion.plan import Order, Plan, Wanted
+from iarproxy.mirror.promotion.promoting import Promotion
 from iarproxy.oci import Digest, TagReference
 from iarproxy.trust.gates import Allowed, Facts, Verdict
 from iarproxy.trust.signing import PrivateKey

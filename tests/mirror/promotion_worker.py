@@ -19,8 +19,8 @@ from typing import Any
 
 from iarproxy.errors import Conflict
 from iarproxy.ledger import Pin
-from iarproxy.mirror.promotion import Keeping, Promotion
-from iarproxy.mirror.promotion_plan import Wanted
+from iarproxy.mirror.promotion.plan import Wanted
+from iarproxy.mirror.promotion.promoting import Keeping, Promotion
 from iarproxy.oci import Descriptor, Repository
 from iarproxy.oci.artifact import Artifact
 from promoting_world import KEY, ORIGIN, order, promote

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from iarproxy.errors import IarproxyError
-from iarproxy.mirror import attachments
-from iarproxy.mirror.attachments import Attached
+from iarproxy.mirror.sync import attachments
+from iarproxy.mirror.sync.attachments import Attached
 from iarproxy.oci import Digest, Platform, Tag
 from iarproxy.oci.closure import Root
 from iarproxy.oci.media_types import OCI_INDEX

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from iarproxy.errors import IarproxyError, Unavailable, UnknownManifest, UpstreamHeld, UpstreamWrong
-from iarproxy.mirror.holding import Held
+from iarproxy.mirror.serving.holding import Held
 from iarproxy.oci import Tag
 from iarproxy.upstream import Purpose
 from images import Published, image, random_blob, small_image

@@ -12,7 +12,7 @@ import pytest
 from charts import chart
 from go_tools import search_path
 from iarproxy.errors import Malformed, Refused, Unavailable
-from iarproxy.mirror.charts import Chart, Charts
+from iarproxy.mirror.sync.charts import Chart, Charts
 from iarproxy.oci import Digest, DigestReference, Platform
 from images import Published, index, small_image
 from registry_faults import Fault

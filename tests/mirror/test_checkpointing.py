@@ -14,10 +14,11 @@ import pytest_asyncio
 from structlog.testing import capture_logs
 
 from iarproxy.errors import LedgerDamaged
-from iarproxy.ledger import Ledger, checkpoint_file
-from iarproxy.ledger.checkpoint_rows import SignedCheckpoint
+from iarproxy.ledger import Ledger
+from iarproxy.ledger.proof import checkpoint_file
+from iarproxy.ledger.proof.checkpoint_rows import SignedCheckpoint
 from iarproxy.ledger.recovery import rebuild
-from iarproxy.mirror.checkpointing import Checkpointing
+from iarproxy.mirror.events.checkpointing import Checkpointing
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_INDEX
 

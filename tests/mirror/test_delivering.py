@@ -15,7 +15,7 @@ import pytest
 
 from iarproxy.errors import ConfigError, Denied, IarproxyError, UpstreamUnavailable
 from iarproxy.ledger import Ledger
-from iarproxy.mirror.deliveries import Deliverer, Subscription, send_test
+from iarproxy.mirror.events.deliveries import Deliverer, Subscription, send_test
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_INDEX
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from iarproxy.errors import Denied, UnknownManifest, UpstreamUnavailable
-from iarproxy.mirror.holding import Held
+from iarproxy.mirror.serving.holding import Held
 from iarproxy.oci import Digest
 from iarproxy.trust import Drifted, Steady, Vanished
 from images import image, index, random_blob, small_image

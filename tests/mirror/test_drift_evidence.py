@@ -9,8 +9,8 @@ import pytest
 
 from iarproxy.errors import Conflict, Denied, Malformed
 from iarproxy.ledger import DEFAULT, Event, EventKind, Name, rebuild
-from iarproxy.mirror import alarms
-from iarproxy.mirror.holding import Held
+from iarproxy.mirror.drift import alarms
+from iarproxy.mirror.serving.holding import Held
 from iarproxy.oci import Digest
 from iarproxy.oci.media_types import OCI_MANIFEST
 from iarproxy.trust import Drifted

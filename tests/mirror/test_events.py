@@ -11,7 +11,7 @@ import pytest
 
 from iarproxy.errors import ConfigError
 from iarproxy.ledger import DEFAULT, Event, EventKind
-from iarproxy.mirror.events import cloud_event, insist_known, to_bytes
+from iarproxy.mirror.events.cloud_events import cloud_event, insist_known, to_bytes
 from iarproxy.oci import Repository, Tag, TagReference
 
 STORE = str(uuid4())

@@ -9,7 +9,7 @@ import pytest
 
 from iarproxy.errors import Refused
 from iarproxy.ledger import DEFAULT, Change, EventKind
-from iarproxy.mirror.explained import explanation_as_json
+from iarproxy.mirror.explain.explained import explanation_as_json
 from iarproxy.oci import Repository, Tag, TagReference
 from iarproxy.trust.environments import Environment, PinsFrom
 from images import small_image

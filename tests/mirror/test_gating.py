@@ -15,8 +15,8 @@ import orjson
 import pytest
 from aiohttp import web
 
-from iarproxy.mirror.gate_command import CommandGate
-from iarproxy.mirror.gating import AgeGate, PolicyGate, ask_all
+from iarproxy.mirror.promotion.gate_command import CommandGate
+from iarproxy.mirror.promotion.gating import AgeGate, PolicyGate, ask_all
 from iarproxy.oci import Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.trust.gates import Allowed, Facts, Refused, Undecided, Verdict, facts_as_json

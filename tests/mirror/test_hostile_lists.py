@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from iarproxy.errors import ManifestInvalid, UnknownBlob, UpstreamWrong
-from iarproxy.mirror.access import MAX_LINKED
-from iarproxy.mirror.holding import Held
+from iarproxy.mirror.serving.access import MAX_LINKED
+from iarproxy.mirror.serving.holding import Held
 from iarproxy.oci import Digest, Platform
 from iarproxy.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from images import Published, image, index, random_blob, small_image

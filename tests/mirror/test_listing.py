@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from iarproxy.errors import UnknownManifest, UpstreamUnavailable
-from iarproxy.mirror.holding import Held
+from iarproxy.mirror.serving.holding import Held
 from iarproxy.oci import Descriptor, Digest, DigestReference, Platform
 from iarproxy.oci.media_types import OCI_INDEX
 from images import Published, artifact, index, small_image

@@ -10,7 +10,7 @@ import pytest
 
 from iarproxy.errors import Conflict, Denied, Malformed, Recalled, UnknownManifest, UnknownName
 from iarproxy.ledger import DEFAULT, EventKind, Pin
-from iarproxy.mirror.locking import Locking, Plan
+from iarproxy.mirror.acts.locking import Locking, Plan
 from iarproxy.oci import Digest, Tag, TagReference
 from iarproxy.oci.lock import Lock, Locked, locked
 from iarproxy.trust import Mode, Pattern, TagRule

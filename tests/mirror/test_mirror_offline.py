@@ -12,9 +12,9 @@ import pytest
 from iarproxy.errors import Offline
 from iarproxy.ledger import Change
 from iarproxy.ledger.bundles import Applying
-from iarproxy.mirror.answers import Followed
-from iarproxy.mirror.explained import explanation_as_json
-from iarproxy.mirror.holding import Held
+from iarproxy.mirror.explain.explained import explanation_as_json
+from iarproxy.mirror.serving.answers import Followed
+from iarproxy.mirror.serving.holding import Held
 from iarproxy.oci import Descriptor, Digest, Reference, Tag, TagReference, parse_reference
 from iarproxy.oci.bundle_manifest import MEDIA_TYPE, BundledName, BundleManifest, Carried
 from images import Published, artifact, index, small_image

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from iarproxy.errors import UnknownManifest
-from iarproxy.mirror.answers import Followed
+from iarproxy.mirror.serving.answers import Followed
 from iarproxy.oci import Digest
 from images import Published, artifact, small_image
 from registry import FakeRegistry

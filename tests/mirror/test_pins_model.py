@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from iarproxy.errors import Conflict, Denied, Refused, UnknownManifest
 from iarproxy.ledger import DEFAULT, Change, EventKind, rebuild
-from iarproxy.mirror.acting import Act, Acting
+from iarproxy.mirror.acts.acting import Act, Acting
 from iarproxy.oci import Digest, TagReference
 from iarproxy.trust.environments import FIRST_FETCHES
 from images import small_image

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from iarproxy.errors import Denied, Stopped, Unavailable, UnknownBlob, UnknownManifest
-from iarproxy.mirror.probe import NAME
+from iarproxy.mirror.serving.probe import NAME
 from iarproxy.oci import Digest, parse_manifest
 from images import small_image
 from registry import FakeRegistry

@@ -13,9 +13,9 @@ from iarproxy.errors import Conflict, Denied, Malformed, Unavailable
 from iarproxy.errors import Refused as UpstreamRefused
 from iarproxy.ledger import Change, EventKind
 from iarproxy.ledger.admission import Withheld
-from iarproxy.mirror.gating import AgeGate
-from iarproxy.mirror.holding import Held
-from iarproxy.mirror.promotion_plan import New, Replaces, Unchanged, Wanted
+from iarproxy.mirror.promotion.gating import AgeGate
+from iarproxy.mirror.promotion.plan import New, Replaces, Unchanged, Wanted
+from iarproxy.mirror.serving.holding import Held
 from iarproxy.oci import Digest
 from iarproxy.trust import Admission, Pattern
 from iarproxy.trust.admission import Terms

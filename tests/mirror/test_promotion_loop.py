@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from iarproxy.ledger import Change, EventKind, Pin
-from iarproxy.mirror.promotion_plan import Replaces, Wanted
+from iarproxy.mirror.promotion.plan import Replaces, Wanted
 from iarproxy.oci import Digest
 from images import Published, small_image
 from promoting_world import blobs, bundles, order, promote, stands_for

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from iarproxy.ledger import Change, EventKind, Use
-from iarproxy.mirror import reach
-from iarproxy.mirror.reach import Container, Lead, Reach, Reached, below
+from iarproxy.mirror.recall import reach
+from iarproxy.mirror.recall.reach import Container, Lead, Reach, Reached, below
 from iarproxy.oci import Digest, Tag
 from images import Published, image, index, random_blob, small_image
 from world import World

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from iarproxy.errors import UnknownManifest
 from iarproxy.ledger import PinSet, Recall, Recalls
 from iarproxy.ledger.pin_reading import Shared
-from iarproxy.mirror import containing
-from iarproxy.mirror.containing import Doubtful, look_through
-from iarproxy.mirror.recalling import Recalling
+from iarproxy.mirror.recall import containing
+from iarproxy.mirror.recall.containing import Doubtful, look_through
+from iarproxy.mirror.recall.recalling import Recalling
 from iarproxy.oci import Digest, Manifest, parse_manifest
 from iarproxy.oci.media_types import OCI_INDEX, OCI_MANIFEST
 

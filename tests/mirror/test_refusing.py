@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from iarproxy.errors import Denied, Malformed, Stopped
-from iarproxy.mirror.acting import Act, Acting
-from iarproxy.mirror.locking import Locking
+from iarproxy.mirror.acts.acting import Act, Acting
+from iarproxy.mirror.acts.locking import Locking
 from iarproxy.oci import Digest, Tag
 from iarproxy.oci.lock import Locked
 from iarproxy.oci.media_types import OCI_MANIFEST

@@ -18,7 +18,7 @@ import pytest
 
 from iarproxy.errors import Denied, LedgerDamaged, Malformed, Refused
 from iarproxy.ledger import Ledger, Use
-from iarproxy.mirror.retaining import Outcome, Retaining
+from iarproxy.mirror.acts.retaining import Outcome, Retaining
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.oci.media_types import OCI_INDEX, OCI_MANIFEST
 from iarproxy.store import Store

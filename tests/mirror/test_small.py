@@ -6,7 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
-from iarproxy.mirror.small import SMALL, SmallBlobs
+from iarproxy.mirror.serving.small import SMALL, SmallBlobs
 from iarproxy.oci import Digest
 from images import random_blob
 from registry import FakeRegistry

@@ -14,7 +14,7 @@ from charts import chart
 from iarproxy.config.sets import load_sets
 from iarproxy.config.wanted import WantedSet
 from iarproxy.ledger import EventKind
-from iarproxy.mirror.syncing_values import Plan, Silent, Synced
+from iarproxy.mirror.sync.values import Plan, Silent, Synced
 from iarproxy.oci import Digest, Tag, TagReference
 from iarproxy.oci.attached_kind import AttachedKind
 from iarproxy.oci.set_record import SetRecord

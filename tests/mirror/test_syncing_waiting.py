@@ -10,10 +10,10 @@ import pytest
 
 from iarproxy.config.sets import load_sets
 from iarproxy.errors import Unavailable, UnknownManifest, UpstreamBusy, UpstreamDown, UpstreamUnavailable, UpstreamWrong
-from iarproxy.mirror.attachments import Attached
-from iarproxy.mirror.syncing_run import Run
-from iarproxy.mirror.syncing_values import Silent
-from iarproxy.mirror.syncing_waiting import Waiting
+from iarproxy.mirror.sync.attachments import Attached
+from iarproxy.mirror.sync.run import Run
+from iarproxy.mirror.sync.values import Silent
+from iarproxy.mirror.sync.waiting import Waiting
 from iarproxy.oci import Descriptor, Digest, Repository
 from iarproxy.oci.closure import Root
 from iarproxy.oci.media_types import OCI_MANIFEST

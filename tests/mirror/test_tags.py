@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from iarproxy.errors import Denied, LedgerUnavailable, UnknownManifest, UpstreamUnavailable, UpstreamWrong
-from iarproxy.mirror.answers import ByDigest, Followed, Pinned
+from iarproxy.mirror.serving.answers import ByDigest, Followed, Pinned
 from iarproxy.oci import Digest, Tag
 from images import index, small_image
 from registry import FakeRegistry

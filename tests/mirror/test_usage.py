@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from iarproxy.errors import LedgerUnavailable
 from iarproxy.ledger import NotUsed, Use, Used
-from iarproxy.mirror.answers import Served
+from iarproxy.mirror.serving.answers import Served
 from iarproxy.mirror.usage import Usage
 from iarproxy.oci import Digest, DigestReference, Repository, Tag
 from world import World

@@ -20,8 +20,8 @@ import pytest
 from iarproxy.errors import Denied, UpstreamHeld, UpstreamUnavailable
 from iarproxy.ledger import DEFAULT, Ledger, Name, Use
 from iarproxy.ledger.watching import Finding, Held, Place, Seen, Watching
-from iarproxy.mirror.watch import DriftWatch
-from iarproxy.mirror.watch_plan import Plan, Tally
+from iarproxy.mirror.drift.plan import Plan, Tally
+from iarproxy.mirror.drift.watch import DriftWatch
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 from iarproxy.trust import Drifted, Steady
 from virtual import counted, run_virtually

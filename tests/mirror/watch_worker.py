@@ -11,7 +11,7 @@ from pathlib import Path
 from iarproxy import config
 from iarproxy.ledger import Ledger
 from iarproxy.mirror.chores import Chores
-from iarproxy.mirror.drift import Checked
+from iarproxy.mirror.drift.checking import Checked
 from iarproxy.mirror.mirror import Mirror
 from iarproxy.store import Store
 from iarproxy.upstream import Upstreams

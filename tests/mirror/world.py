@@ -12,10 +12,10 @@ from typing import Any
 
 from iarproxy import config
 from iarproxy.ledger import Ledger
-from iarproxy.mirror.answers import FileSpan, ManifestAnswer
-from iarproxy.mirror.drift import Checked
+from iarproxy.mirror.drift.checking import Checked
+from iarproxy.mirror.explain.missing import Missing
 from iarproxy.mirror.mirror import Mirror
-from iarproxy.mirror.missing import Missing
+from iarproxy.mirror.serving.answers import FileSpan, ManifestAnswer
 from iarproxy.oci import Digest, Platform, Repository, Tag, TagReference
 from iarproxy.store import Store
 from iarproxy.trust.environments import Environment

@@ -17,7 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from iarproxy.errors import ConfigError, StoreUnavailable
-from iarproxy.mirror.answers import ManifestAnswer
+from iarproxy.mirror.serving.answers import ManifestAnswer
 from iarproxy.oci import Digest, Repository, Tag
 from iarproxy.server.faces import Faces, ServeSettings, WorkerContext
 from iarproxy.server.registry import RegistryFace

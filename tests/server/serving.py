@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 from iarproxy.errors import Stopped, UnknownBlob, UnknownManifest
-from iarproxy.mirror.answers import (
+from iarproxy.mirror.serving.answers import (
     ByDigest,
     FileSpan,
     ManifestAnswer,

@@ -8,7 +8,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from iarproxy.mirror.answers import Followed, ReferrersAnswer, TagList
+from iarproxy.mirror.serving.answers import Followed, ReferrersAnswer, TagList
 from iarproxy.oci import Digest
 from iarproxy.server.standing import MAX_WARNING, cache_state, rfc3339, warning
 from serving import ALPINE, MANIFEST, SINCE, FakeMirror, Reply, both_loops, serving

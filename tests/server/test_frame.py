@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from iarproxy import errors
-from iarproxy.mirror.answers import ReferrersAnswer, TagList
+from iarproxy.mirror.serving.answers import ReferrersAnswer, TagList
 from iarproxy.oci import Digest
 from iarproxy.server.connection import MAX_LINE
 from iarproxy.server.errors import STATUSES

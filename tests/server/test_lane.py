@@ -14,7 +14,7 @@ from typing import Self
 
 import pytest
 
-from iarproxy.mirror.answers import Followed, HeldBlob, ManifestAnswer, Served
+from iarproxy.mirror.serving.answers import Followed, HeldBlob, ManifestAnswer, Served
 from iarproxy.oci import Digest, Repository, Tag, TagReference
 from iarproxy.server.head import MAX_HEAD, read_head
 from serving import ALPINE, MANIFEST, SINCE, FakeMirror, Reply, both_loops, read_reply, serving

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from certificates import contexts
 from iarproxy.errors import StoreUnavailable
-from iarproxy.mirror.answers import HeldBlob
+from iarproxy.mirror.serving.answers import HeldBlob
 from iarproxy.oci import Digest, Repository
 from iarproxy.server.sending import Pace
 from serving import FakeBody, Served, both_loops, read_reply, serving, until

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from certificates import CertificateAuthority, Pair
 from iarproxy.errors import ConfigError
-from iarproxy.mirror.answers import Served as Use
+from iarproxy.mirror.serving.answers import Served as Use
 from iarproxy.oci import Digest
 from iarproxy.server.door import Door
 from iarproxy.server.frame import RegistryServer

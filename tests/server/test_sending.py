@@ -12,7 +12,7 @@ import pytest
 
 from certificates import contexts
 from iarproxy.errors import IarproxyError, StoreFull, UpstreamWrong
-from iarproxy.mirror.answers import FileSpan
+from iarproxy.mirror.serving.answers import FileSpan
 from iarproxy.server.sending import Pace
 from serving import FakeMirror, Served, both_loops, failing, read_reply, serving, until
 

@@ -1,0 +1,1 @@
+"""Applying a bundle: bytes from volumes into the store, then all names in one act."""

@@ -1,0 +1,49 @@
+"""What an applied bundle says that no journal has: followed tags and links, set again as the bundle has them.
+
+Rule: it changes no name and journals nothing; doing it twice is doing it once. What is not held, or not whole, is left
+      out by `reattach_all`: the journal is what a ledger is rebuilt from, and this comes on top.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from iarproxy.archive.applying.contained import Contained
+from iarproxy.archive.applying.naming import Naming
+from iarproxy.errors import BundleRefused, Malformed
+from iarproxy.ledger import Ledger
+from iarproxy.oci.bundle_manifest import MAX_BUNDLE, BundleManifest
+from iarproxy.store import Store
+
+
+async def reattach(store: Store, naming: Naming, manifest: BundleManifest) -> None:
+    """Set what a bundle says of followed tags and links.
+
+    Raises:
+        BundleRefused: `incomplete`: some of it is not held.
+        StoreUnavailable, LedgerUnavailable: not now.
+    """
+    contained = Contained(store, manifest)
+    await contained.look()
+    await naming.ledger.bundles.reattach(naming.followed(manifest), contained.links)
+
+
+async def reattach_all(store: Store, ledger: Ledger, within: Callable[[str], Naming | None]) -> int:
+    """The same for all bundles that were ever applied, in order, after the ledger was rebuilt; how many there were.
+
+    Args:
+        store: that holds their manifests.
+        ledger: that was rebuilt.
+        within: how names are taken in the environment of that name; None: there is none any more.
+    """
+    count = 0
+    for applied in await ledger.bundles.history():
+        raw, own = await store.read(applied.manifest.digest, MAX_BUNDLE), within(applied.environment)
+        if raw is None or own is None:
+            continue
+        try:
+            await reattach(store, own, BundleManifest.parse(raw))
+        except (BundleRefused, Malformed):
+            continue
+        count += 1
+    return count

@@ -1,0 +1,1 @@
+"""OCI layouts and archives of other tools, read and written."""

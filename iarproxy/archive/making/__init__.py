@@ -1,0 +1,1 @@
+"""Making a bundle: what it has to carry, its volumes, its signatures."""

@@ -1,0 +1,1 @@
+"""The audit: the journal, its file, its checkpoints and what left here, against each other."""

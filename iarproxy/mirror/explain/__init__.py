@@ -1,0 +1,1 @@
+"""Where a name stands and why, in words and in JSON; nothing here changes anything."""

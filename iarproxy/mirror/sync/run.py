@@ -1,0 +1,167 @@
+"""One sync while it goes on: what is known of the set so far, and what failed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from iarproxy.config.wanted import WantedSet
+from iarproxy.errors import IarproxyError
+from iarproxy.mirror.sync.attachments import Attached
+from iarproxy.mirror.sync.resolve import Resolved
+from iarproxy.mirror.sync.tally import Tally
+from iarproxy.mirror.sync.values import Asked, Failed, Progress, each_once
+from iarproxy.mirror.sync.waiting import Waiting
+from iarproxy.oci import Digest, Manifest, Reference, Repository, TagReference
+from iarproxy.oci.closure import Closure, Root
+from iarproxy.oci.set_record import Attachment, Lacking, Member
+
+_AT_A_TIME = 8
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(slots=True)
+class Run:
+    """What is known so far.
+
+    Attributes:
+        unresolved: what looks like an image in charts and is none.
+        whence: of content, the repositories that name it, the first one first.
+        closure: of all names and attachments that were walked.
+    """
+
+    wanted: WantedSet
+    waiting: Waiting
+    progress: Progress
+    failed: list[Failed] = field(default_factory=list)
+    left_out: list[Lacking] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    resolved: dict[Reference, Resolved] = field(default_factory=dict)
+    unresolved: set[str] = field(default_factory=set)
+    attachments: dict[TagReference, Attachment] = field(default_factory=dict)
+    whence: dict[Digest, dict[Repository, None]] = field(default_factory=dict)
+    closure: Closure = field(default_factory=Closure)
+    tally: Tally = field(default_factory=Tally)
+
+    async def tried(self, registry: str, what: object, work: Callable[[], Awaitable[A]]) -> A | None:
+        """The result of `work`, with the patience of this sync; None: it failed, which is noted."""
+        try:
+            return await self.waiting.run(registry, work)
+        except IarproxyError as error:
+            self.note(what, error)
+            return None
+
+    async def attached(
+        self, repository: Repository, root: Root, work: Callable[[], Awaitable[Attached]]
+    ) -> Attached | None:
+        """What is attached to something, as `work` finds it: asked again as for all else, and told with what lacks."""
+        found: Attached | None = None
+
+        async def asking() -> None:
+            nonlocal found
+            found = None
+            found = await work()
+            if found.again is not None:
+                raise found.again
+
+        try:
+            await self.waiting.run(repository.registry, asking)
+        except IarproxyError as error:
+            if found is None:
+                self.note(f"what is attached to {repository}@{root.descriptor.digest}", error)
+        return found
+
+    async def each(self, stage: str, things: Sequence[A], one: Callable[[A], Coroutine[Any, Any, B]]) -> list[B]:
+        """What `one` gives for each of these, in their order; progress is told."""
+        self.progress.stage(stage, len(things))
+        return await together(things, one, done=self.progress.step)
+
+    def note(self, what: object, error: IarproxyError) -> None:
+        """Something is lacking; each thing is told once."""
+        failed = Failed.of(what, error)
+        if all(each.what != failed.what for each in self.failed):
+            self.failed.append(failed)
+
+    def learn(self, repository: Repository, manifest: Manifest) -> None:
+        """The repository names these blobs; and what the manifest says."""
+        self.tally.look(manifest)
+        for blob in manifest.blobs:
+            self.whence.setdefault(blob.digest, {})[repository] = None
+
+    def compare(self, name: Reference, manifest: Manifest, root: Root) -> None:
+        """Say where an index has none of the platforms that are wanted, and all of it comes."""
+        offered = {each for child in manifest.children if (each := child.platform) and each.os != "unknown"}
+        if not root.platforms or not offered or any(each.serves(one) for each in offered for one in root.platforms):
+            return
+        wanted, has = (", ".join(sorted(map(str, each))) for each in (root.platforms, offered))
+        remark = f"{name} has nothing for {wanted}, so all of it is taken: {has}"
+        if remark not in self.remarks:
+            self.remarks.append(remark)
+
+    def add(self, found: Closure) -> None:
+        """More that has to be held."""
+        self.closure.documents |= found.documents
+        self.closure.blobs |= found.blobs
+        self.closure.foreign |= found.foreign
+        self.closure.omitted |= found.omitted
+        self.closure.absent |= found.absent
+
+    def attach(self, found: Attached) -> None:
+        """What is attached to a name."""
+        self.attachments.update((each.reference, each) for each in found.attachments)
+        self.left_out += [each for each in found.left_out if each not in self.left_out]
+        known = {each.what for each in self.failed}
+        self.failed += [
+            Failed(each.what, each.why, refused=each.what in found.refused)
+            for each in found.lacking
+            if each.what not in known
+        ]
+
+    def join(self, asked: Iterable[Asked]) -> list[Asked]:
+        """Learn that these are asked for too; those of them that have to be resolved still."""
+        more = list(asked)
+        failed = {each.what for each in self.failed}
+        named = each_once([*(each.asked for each in self.resolved.values()), *more])
+        self.failed += named.failed
+        ahead = []
+        for each in named.asked:
+            known = self.resolved.get(each.reference)
+            if known is not None and each.locked in (None, known.asked.locked):
+                self.resolved[each.reference] = replace(known, asked=each)
+            elif str(each.reference) not in failed:
+                ahead.append(each)
+        return ahead
+
+    def members(self) -> tuple[Member, ...]:
+        """The names that could be resolved."""
+        return tuple(
+            Member(reference, each.descriptor, each.asked.why, each.asked.platforms)
+            for reference, each in self.resolved.items()
+        )
+
+
+async def together(
+    things: Iterable[A],
+    one: Callable[[A], Coroutine[Any, Any, B]],
+    at_a_time: int = _AT_A_TIME,
+    done: Callable[[], None] = lambda: None,
+) -> list[B]:
+    """What `one` gives for each, in their order, a few at a time. A failure that it lets out ends them all."""
+    gate = asyncio.Semaphore(at_a_time)
+
+    async def gated(each: A) -> B:
+        async with gate:
+            result = await one(each)
+        done()
+        return result
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(gated(each)) for each in things]
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return [task.result() for task in tasks]
