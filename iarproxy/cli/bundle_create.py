@@ -22,9 +22,10 @@ from iarproxy.archive.making.gathering import Gathering
 from iarproxy.archive.making.order import Acknowledged, Created, Draft, Nothing, On, Order, Since
 from iarproxy.archive.staging import MANIFEST, begin, staging, translated, volume_name
 from iarproxy.cli.actor import kernel_actor
-from iarproxy.cli.key_reading import private_key, read, rotations_beside, signers
+from iarproxy.cli.key_reading import private_key, rotations_beside, signers
 from iarproxy.cli.options import ConfigOption, JsonOption, load, run
 from iarproxy.cli.output import as_bytes, err, out, print_json, when
+from iarproxy.cli.person_files import read
 from iarproxy.cli.wiring import Rooms, checkpointing
 from iarproxy.config.sets import load_sets
 from iarproxy.config.values import Duration, Size

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, assert_never
@@ -32,6 +31,7 @@ from iarproxy.mirror.drift.checking import Checked
 from iarproxy.mirror.serving.refusing import acceptance, settlement
 from iarproxy.mirror.spelling import drift_as_json
 from iarproxy.oci import TagReference
+from iarproxy.together import together
 from iarproxy.trust import Drifted, Steady, Vanished, Verdict
 from iarproxy.trust.environments import Environment, env_option
 from iarproxy.trust.telling import span
@@ -101,18 +101,15 @@ def _drifting(environment: Environment) -> str:
 
 
 async def _check_all(rooms: Rooms, place: str, references: list[TagReference]) -> list[Checked | Unjudged]:
-    gate = asyncio.Semaphore(_PARALLEL)
-
     async def one(reference: TagReference) -> Checked | Unjudged:
-        async with gate:
-            try:
-                if reference.repository.registry not in rooms.upstreams:
-                    raise UnknownManifest(f"{reference.repository.registry} is not one of the configured upstreams")
-                return await rooms.mirror.drift.check(reference, Purpose.PERSON, place)
-            except IarproxyError as error:
-                return Unjudged(reference, error)
+        try:
+            if reference.repository.registry not in rooms.upstreams:
+                raise UnknownManifest(f"{reference.repository.registry} is not one of the configured upstreams")
+            return await rooms.mirror.drift.check(reference, Purpose.PERSON, place)
+        except IarproxyError as error:
+            return Unjudged(reference, error)
 
-    return await asyncio.gather(*map(one, references))
+    return await together(references, one, at_a_time=_PARALLEL)
 
 
 def _stop(results: list[Checked | Unjudged], *, exit_code: bool) -> None:

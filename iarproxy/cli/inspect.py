@@ -57,8 +57,8 @@ def pull(
             for each in [reference(ref, rooms.config) for ref in refs]:
                 try:
                     results.append(await rooms.mirror.warm.pull(each, chosen, _Bars(bars)))
-                except* IarproxyError as group:
-                    results.append(_first(group))
+                except IarproxyError as error:
+                    results.append(error)
         return results
 
     results = run(config, command)
@@ -73,14 +73,6 @@ def pull(
     failed = [result for result in results if isinstance(result, IarproxyError)]
     if failed:
         stop(Exit.REFUSED if any(isinstance(each, Refused) for each in failed) else Exit.UNAVAILABLE)
-
-
-def _first(group: BaseExceptionGroup[IarproxyError]) -> IarproxyError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, IarproxyError)  # noqa: S101  # except* let nothing else through
-    return error
 
 
 def _pulled(ref: str, result: Pulled | IarproxyError) -> dict[str, Any]:

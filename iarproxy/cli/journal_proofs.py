@@ -18,6 +18,7 @@ from iarproxy.cli.options import (
     tag_reference,
 )
 from iarproxy.cli.output import Exit, out, print_error, print_json, stop, when
+from iarproxy.cli.person_files import read
 from iarproxy.cli.wiring import Rooms, checkpointing
 from iarproxy.cli.writing import output
 from iarproxy.errors import LedgerDamaged, Malformed, Refused, UnknownManifest
@@ -100,7 +101,7 @@ def check(
 ) -> None:
     """Check a file that `journal prove` wrote, with nothing else: no ledger, no network, no configuration."""
     trusted = _keys(key)
-    proven = evidence.check(_content(file, evidence.MAX_SIZE), trusted)
+    proven = evidence.check(read(file, evidence.MAX_SIZE), trusted)
     if json:
         print_json(_as_json(proven))
         return
@@ -181,7 +182,7 @@ def compare(
     """
     trusted = _keys(key)
     ones, others = _signed(first, trusted), _signed(second, trusted)
-    shown = None if by is None else ConsistencyProof.parse(_content(by, comparing.MAX_SIZE))
+    shown = None if by is None else ConsistencyProof.parse(read(by, comparing.MAX_SIZE))
     found = _compared(ones, others, shown)
     if json:
         kind = type(found).__name__.lower()
@@ -227,11 +228,3 @@ def _verdict(found: Comparison) -> str:
             return f"two journals: {first} and {second}"
         case _:
             assert_never(found)
-
-
-def _content(file: Path, most: int) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(most + 1)
-    except OSError as error:
-        raise Refused(f"{file} cannot be read: {error.strerror}") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from iarproxy.cli.person_files import read
 from iarproxy.errors import Malformed, Refused
 from iarproxy.ledger import key_files
 from iarproxy.trust.rotations import MAX_ROTATION, leading_to
@@ -55,22 +56,6 @@ def rotations_beside(path: Path, key: PublicKey) -> dict[str, bytes]:
         return {beside[raw]: raw for raw in leading_to(key, beside)}
     except Malformed as error:
         raise Refused(f"one of the rotations beside {path}: {error}") from error
-
-
-def read(path: Path, most: int) -> bytes:
-    """The bytes of a file of the person's.
-
-    Raises:
-        Refused: it cannot be read, or is longer than that.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(most + 1)
-    except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > most:
-        raise Refused(f"{path} is longer than {most} bytes, and so nothing that is wanted here")
-    return data
 
 
 def _public(path: Path) -> tuple[PublicKey, ...]:

@@ -13,12 +13,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from iarproxy.cli import person_files
 from iarproxy.errors import Malformed, Refused
 from iarproxy.oci.lock import LockFormat
 from iarproxy.oci.lock_reading import format_of, read_lock
 from iarproxy.oci.yaml_text import MAX_TEXT, text_of
 
 STANDARD = "-"
+_SPLIT = "; split it"
 _MANIFESTS = (".yaml", ".yml", ".json")
 _MAX_FILES = 20_000  # of a tree
 _MAX_BYTES = 8 * MAX_TEXT  # of a tree
@@ -30,16 +32,14 @@ def read(file: str) -> bytes:
     Raises:
         Refused: it cannot be read, or is larger than anything that is read.
     """
+    if file != STANDARD:
+        return person_files.read(Path(file), MAX_TEXT, _SPLIT)
     try:
-        if file == STANDARD:
-            data = sys.stdin.buffer.read(MAX_TEXT + 1)
-        else:
-            with Path(file).open("rb") as opened:
-                data = opened.read(MAX_TEXT + 1)
+        data = sys.stdin.buffer.read(MAX_TEXT + 1)
     except OSError as error:
         raise Refused(f"{file}: cannot be read: {error.strerror}") from error
     if len(data) > MAX_TEXT:
-        raise Refused(f"{file}: more than {MAX_TEXT} bytes; split it")
+        raise Refused(f"{file}: more than {MAX_TEXT} bytes{_SPLIT}")
     return data
 
 

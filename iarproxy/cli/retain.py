@@ -16,6 +16,7 @@ from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.lock_files import replace
 from iarproxy.cli.options import ConfigOption, JsonOption, run
 from iarproxy.cli.output import err, out, print_json, print_table
+from iarproxy.cli.person_files import read
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import Refused
 from iarproxy.mirror.acts.retaining import Outcome, Retaining
@@ -53,7 +54,7 @@ def retain(
         _plan(plan, run(config, _planned))
         return
     assert apply is not None  # noqa: S101  # one of them is given
-    data = _read(apply)
+    data = read(apply, _MAX_PLAN)
     if expected and hashlib.sha256(data).hexdigest() != expected.strip().lower().removeprefix("sha256:"):
         raise Refused(f"{apply} has the sha256 {hashlib.sha256(data).hexdigest()}, not {expected[:80]}")
     actor = kernel_actor()
@@ -105,7 +106,7 @@ def _write(path: Path, data: bytes, file: str) -> None:
     if path.exists():
         if not path.is_file():
             raise Refused(f"{file}: is no ordinary file; name another one, or - for standard output")
-        before, mode = _read(path), path.stat().st_mode & 0o777
+        before, mode = read(path, _MAX_PLAN), path.stat().st_mode & 0o777
         if before and not Retaining.is_plan(before):
             raise Refused(f"{file}: holds something else than a plan; name another one, or remove it")
     try:
@@ -116,17 +117,6 @@ def _write(path: Path, data: bytes, file: str) -> None:
 
 def _named(item: dict[str, Any]) -> str:
     return f"{item['reference']} in {item['environment']}"
-
-
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            data = opened.read(_MAX_PLAN + 1)
-    except OSError as error:
-        raise Refused(f"{file}: cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_PLAN:
-        raise Refused(f"{file}: longer than any plan")
-    return data
 
 
 def _tell(found: Outcome, *, json: bool) -> None:

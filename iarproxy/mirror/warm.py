@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,6 +13,7 @@ from iarproxy.mirror.serving.documents import Documents
 from iarproxy.mirror.serving.holding import Holding
 from iarproxy.mirror.serving.manifests import Manifests
 from iarproxy.oci import Descriptor, DigestReference, Platform, Reference, Repository, TagReference
+from iarproxy.together import together
 from iarproxy.upstream import Purpose
 
 _PARALLEL = 4
@@ -70,17 +70,14 @@ class Warm:
         await self._insist(reference.repository, answer, platforms)
         missing = await self._holding.missing(reference.repository, answer.descriptor.digest, platforms)
         progress.planned(missing)
-        gate = asyncio.Semaphore(_PARALLEL)
 
         async def fetch(blob: Descriptor) -> bool:
-            async with gate:
-                fetched = await self._blobs.hold(reference.repository, blob, _advance(progress, blob))
-                progress.finished(blob)
-                return fetched
+            fetched = await self._blobs.hold(reference.repository, blob, _advance(progress, blob))
+            progress.finished(blob)
+            return fetched
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(fetch(blob), name=f"pull {blob.digest.short}") for blob in missing]
-        return Pulled(reference, answer, sum(task.result() for task in tasks), sum(blob.size for blob in missing))
+        fetched = await together(missing, fetch, at_a_time=_PARALLEL)
+        return Pulled(reference, answer, sum(fetched), sum(blob.size for blob in missing))
 
     async def _insist(self, repository: Repository, answer: ManifestAnswer, platforms: Sequence[Platform]) -> None:
         """Refuse platforms that an index lacks: a person who names one does not mean all of them."""

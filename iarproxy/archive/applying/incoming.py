@@ -12,6 +12,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from iarproxy.archive.applying.extents import Assembled, Source, damaged_at, kept_piece
@@ -21,6 +22,7 @@ from iarproxy.errors import BundleRefused, Refused, StoreFull, StoreUnavailable,
 from iarproxy.oci import Digest
 from iarproxy.oci.volumes import Extent
 from iarproxy.store import Store
+from iarproxy.together import together
 
 _PARALLEL: Final = 4  # blobs at a time
 _SMALL: Final = 128 * 1024  # bytes: written at once
@@ -100,13 +102,7 @@ class Incoming:
         """
         await self._insist_on_room()
         problems = dict[int, Problem]()
-        ahead = iter(self._blobs)
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(_PARALLEL):
-                    group.create_task(self._work(ahead, problems))
-        except BaseExceptionGroup as several:
-            raise _first(several) from several
+        await together(self._blobs, partial(self._work, problems), at_a_time=_PARALLEL)
         return list(problems.values())
 
     def _source(self, extent: Extent) -> Source | Problem:
@@ -130,12 +126,11 @@ class Incoming:
                 " [store] max_size, and apply it again"
             )
 
-    async def _work(self, ahead: Iterator[_Blob], problems: dict[int, Problem]) -> None:
-        for blob in ahead:
-            if len(problems) < _ENOUGH and not any(each.extent.volume in problems for each in blob.fresh):
-                problem = await self._taken(blob)
-                if problem is not None:
-                    problems[problem.number] = problem
+    async def _work(self, problems: dict[int, Problem], blob: _Blob) -> None:
+        if len(problems) < _ENOUGH and not any(each.extent.volume in problems for each in blob.fresh):
+            problem = await self._taken(blob)
+            if problem is not None:
+                problems[problem.number] = problem
 
     async def _taken(self, blob: _Blob) -> Problem | None:
         """What is wrong with the volumes that a blob comes from; None: what is at hand is in the store."""
@@ -203,10 +198,3 @@ def _agrees(blob: _Blob) -> bool:
 def _all(sources: Iterable[Source]) -> Iterator[bytes]:
     for source in sources:
         yield from source.chunks()
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -12,7 +12,6 @@ Rule 5: tags that policy follows are set as followed, and those that it refuses 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
@@ -24,6 +23,7 @@ from iarproxy.ledger import Change, Event, EventKind, Ledger, Pin, Unpinned
 from iarproxy.ledger.recalls import Recall, remedy
 from iarproxy.oci import Descriptor, Digest, Reference, TagReference
 from iarproxy.oci.bundle_manifest import BundledAttachment, BundledName, BundleManifest
+from iarproxy.together import together
 from iarproxy.trust import Mode, TagRule
 from iarproxy.trust.bundles import BundleStatement
 from iarproxy.trust.environments import Environment, PinsFrom
@@ -167,13 +167,8 @@ class Naming:
 
     async def _standing(self, names: Sequence[BundledName]) -> list[Pin | Unpinned]:
         pins = self.ledger.within(self.environment.name)
-        found = list[Pin | Unpinned]()
-        for start in range(0, len(names), _AT_ONCE):
-            tags = [
-                each.reference for each in names[start : start + _AT_ONCE] if isinstance(each.reference, TagReference)
-            ]
-            found += await asyncio.gather(*map(pins.standing, tags))
-        return found
+        tags = (each.reference for each in names if isinstance(each.reference, TagReference))
+        return await together(tags, pins.standing, at_a_time=_AT_ONCE)
 
     async def _differs(self, now: Pin | Unpinned, change: Change, said: BundleStatement) -> Differs | None:
         """Why a change is a conflict; None: it is none (rule 2)."""

@@ -8,7 +8,6 @@ Rule 3: blobs before documents, documents before attachments and links, these be
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from iarproxy.archive.layouts.plan import LayoutPlan
@@ -17,6 +16,7 @@ from iarproxy.errors import Malformed, Refused, StoreUnavailable, UpstreamWrong
 from iarproxy.ledger import Change, EventKind, Ledger, Pin, Unpinned
 from iarproxy.oci import Descriptor, TagReference
 from iarproxy.store import Store
+from iarproxy.together import together
 
 _PARALLEL = 4  # blobs that are copied at the same time
 
@@ -28,18 +28,12 @@ async def hold(layout: Layout, plan: LayoutPlan, store: Store, advanced: Callabl
         Malformed: something is not what its digest says; nothing of it is kept.
         StoreFull, StoreUnavailable: the disk does not take it; what it took stays.
     """
-    gate = asyncio.Semaphore(1 if layout.files.is_sequential else _PARALLEL)
 
     async def one(blob: Descriptor) -> None:
-        async with gate:
-            await _copied(layout, blob, store, advanced)
+        await _copied(layout, blob, store, advanced)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for blob in layout.in_order(plan.blobs.values()):
-                group.create_task(one(blob), name=f"import {blob.digest.short}")
-    except BaseExceptionGroup as failed:
-        raise _first(failed) from None
+    at_a_time = 1 if layout.files.is_sequential else _PARALLEL
+    await together(layout.in_order(plan.blobs.values()), one, at_a_time=at_a_time)
     for descriptor in plan.documents.values():
         document = await layout.document(descriptor)
         if document is None:
@@ -86,10 +80,3 @@ async def _copied(layout: Layout, blob: Descriptor, store: Store, advanced: Call
         raise
     except Refused as refused:  # the store tells failures of a fetch anew, as the nearest kind that it knows
         raise Malformed(str(refused)) from refused
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

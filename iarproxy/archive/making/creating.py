@@ -33,12 +33,13 @@ from iarproxy.oci.bundle_manifest import BundledName, BundleManifest
 from iarproxy.oci.set_record import MAX_RECORD, Member, SetRecord
 from iarproxy.oci.volumes import Volume
 from iarproxy.store import Store
+from iarproxy.together import together
 from iarproxy.trust.bundles import Base, BaseKind, BundleStatement, file_of, signed
 
 T = TypeVar("T")
 V = TypeVar("V")
 
-_AT_ONCE = 256  # names
+_AT_ONCE = 256  # names: the ledger serves together what waits together
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ class Creating:
         return record
 
     async def _insist_on_pins(self, record: SetRecord) -> None:
-        stands = await _each(self._stands, record.members)
+        stands = await together(record.members, self._stands, at_a_time=_AT_ONCE)
         moved = [str(each.reference) for each, same in zip(record.members, stands, strict=True) if not same]
         if moved:
             raise Refused(
@@ -186,7 +187,7 @@ class Creating:
             entry = await self.ledger.made(each.reference)
             return entry is None or entry.serial > before[-1]
 
-        news = await _each(is_news, draft.manifest.names)
+        news = await together(draft.manifest.names, is_news, at_a_time=_AT_ONCE)
         return [each for each, is_new in zip(draft.manifest.names, news, strict=True) if is_new]
 
     # --- writing -----------------------------------------------------------------------------------------------------
@@ -205,14 +206,6 @@ class Creating:
                 f" run `iarproxy sync {name}` and create it again",
                 digest=str(damaged.digest),
             ) from damaged
-
-
-async def _each(ask: Callable[[V], Awaitable[T]], values: Sequence[V]) -> list[T]:
-    """What is answered to each, a few hundred at a time: the ledger serves together what waits together."""
-    found: list[T] = []
-    for start in range(0, len(values), _AT_ONCE):
-        found += await asyncio.gather(*map(ask, values[start : start + _AT_ONCE]))
-    return found
 
 
 def _volumes(hands: Hands, volumes: Sequence[Volume]) -> tuple[tuple[Digest, tuple[str, ...]], ...]:

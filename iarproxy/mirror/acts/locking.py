@@ -10,8 +10,7 @@ Rule 4: what cannot become a pin (followed and refused tags, attachments) is tol
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from iarproxy.mirror.serving.refusing import insist_on_image
 from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, TagReference, parse_manifest
 from iarproxy.oci.cluster_lock import Pinned
 from iarproxy.oci.lock import Lock, Locked, Skipped, locked
+from iarproxy.together import together
 from iarproxy.trust import Mode, Pattern, TagRule
 from iarproxy.trust.environments import Environment, PinsFrom
 from iarproxy.upstream import Purpose, Upstreams
@@ -137,7 +137,7 @@ class Locking:
         pins = self._ledger.within(environment.name)
         if environment.pins_from is PinsFrom.LOCK:
             return {each.reference: each async for each in pins.every_pin()}
-        found = await _several(pins.pin_of, references)
+        found = await together(references, pins.pin_of, at_a_time=_PARALLEL)
         return {each.reference: each for each in found if each is not None}
 
     def _judged(self, lock: Lock, environment: Environment) -> tuple[list[Locked], list[Skipped]]:
@@ -170,7 +170,7 @@ class Locking:
             finally:
                 advance()
 
-        results = await _several(one, entries)
+        results = await together(entries, one, at_a_time=_PARALLEL)
         held = {
             entry.reference: each for entry, each in zip(entries, results, strict=True) if isinstance(each, Descriptor)
         }
@@ -230,7 +230,7 @@ class Locking:
 
     async def offers(self, references: Sequence[TagReference]) -> list[Offer]:
         """What upstreams say now for these tags, by HEAD: within their budget, and a hint only."""
-        return await _several(self._offer, references)
+        return await together(references, self._offer, at_a_time=_PARALLEL)
 
     async def _offer(self, reference: TagReference) -> Offer:
         repository = reference.repository
@@ -251,7 +251,7 @@ class Locking:
     async def pinned(self, environment: str, references: Sequence[TagReference]) -> dict[TagReference, Pinned]:
         """The pins of these tags, with what held indexes list."""
         pins = self._ledger.within(environment)
-        found = await _several(pins.pin_of, references)
+        found = await together(references, pins.pin_of, at_a_time=_PARALLEL)
         return {pin.reference: Pinned(pin.descriptor, await self._children(pin.descriptor)) for pin in found if pin}
 
     async def _children(self, descriptor: Descriptor) -> frozenset[Digest]:
@@ -271,14 +271,3 @@ def _entry(pin: Pin) -> Locked:
 def _pinned_to(pins: dict[TagReference, Pin], entry: Locked) -> Digest | None:
     pin = pins.get(entry.reference)
     return None if pin is None else pin.descriptor.digest
-
-
-async def _several(one: Callable[[A], Awaitable[B]], many: Sequence[A]) -> list[B]:
-    """The results in order, a few at a time."""
-    gate = asyncio.Semaphore(_PARALLEL)
-
-    async def gated(each: A) -> B:
-        async with gate:
-            return await one(each)
-
-    return list(await asyncio.gather(*map(gated, many)))

@@ -12,7 +12,6 @@ Rule 5: nothing is changed where anything stands in the way of any name.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -39,6 +38,7 @@ from iarproxy.mirror.serving.documents import Documents
 from iarproxy.mirror.serving.holding import Held, Holding
 from iarproxy.oci import Descriptor, Digest, DigestReference, Repository, TagReference
 from iarproxy.oci.artifact import Artifact, attach
+from iarproxy.together import together
 from iarproxy.trust import Pattern
 from iarproxy.trust.bundle import BUNDLE, signed_bundle
 from iarproxy.trust.gates import verdict_as_json
@@ -99,15 +99,11 @@ class Promotion:
             gates: of the target.
             fetch: bring in what is not held; False: say how much is.
         """
-        turns = asyncio.Semaphore(_AT_A_TIME)
 
         async def step(wanted: Wanted) -> Step:
-            async with turns:
-                return await self._step(order, wanted, gates, fetch=fetch)
+            return await self._step(order, wanted, gates, fetch=fetch)
 
-        async with asyncio.TaskGroup() as group:
-            steps = [group.create_task(step(wanted), name=f"promote {wanted.reference}") for wanted in order.wanted]
-        return Plan(order, tuple(each.result() for each in steps))
+        return Plan(order, tuple(await together(order.wanted, step, at_a_time=_AT_A_TIME)))
 
     async def carry_out(self, plan: Plan, key: PrivateKey, origin: str) -> list[Pin]:
         """Let the names of a plan into its target; the pins that changed.

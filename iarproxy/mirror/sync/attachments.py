@@ -44,6 +44,7 @@ from iarproxy.oci import Descriptor, Digest, DigestReference, Manifest, Reposito
 from iarproxy.oci.closure import Root, walk
 from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.oci.set_record import Attachment, Lacking
+from iarproxy.together import together
 from iarproxy.upstream import FetchedManifest, Purpose, Upstreams
 
 T = TypeVar("T")
@@ -121,7 +122,7 @@ class Attachments:
             found.subjects.update(subjects)
             if len(found.subjects) > MAX_SUBJECTS:
                 break
-            asked = await _together(self._attached_to(repository, each, found) for each in subjects)
+            asked = await together(subjects, partial(self._attached_to, repository, found), at_a_time=_PARALLEL)
             ahead = [Root(each) for below in asked for each in below]
         if ahead:
             why = (
@@ -140,13 +141,17 @@ class Attachments:
         closure = await _noting(found, str(repository), lambda: walk(roots, load))
         return [] if closure is None else list(closure.documents)
 
-    async def _attached_to(self, repository: Repository, subject: Digest, found: Attached) -> list[Descriptor]:
+    async def _attached_to(self, repository: Repository, found: Attached, subject: Digest) -> list[Descriptor]:
         """The manifests that are attached to one subject."""
         what = f"referrers of {repository}@{subject}"
         below = await _noting(found, what, lambda: self._listed(repository, subject, found)) or []
         if subject.algorithm == "sha256":  # no tool has such tags for others
             tags = [TagReference(repository, Tag(f"{Tag.attached_to(subject)}{suffix}")) for suffix in SUFFIXES]
-            tagged = await _together(_noting(found, str(tag), partial(self._clear, tag)) for tag in tags)
+
+            async def clear(tag: TagReference) -> Manifest | None:
+                return await _noting(found, str(tag), partial(self._clear, tag))
+
+            tagged = await together(tags, clear, at_a_time=_PARALLEL)
             for tag, manifest in zip(tags, tagged, strict=True):
                 if manifest is not None:
                     await self._keep(tag, manifest.descriptor, found)
@@ -165,7 +170,7 @@ class Attachments:
         joined = await self._listings.completed(repository, subject, said)
         children = [child.descriptor for child in parse_manifest(joined, OCI_INDEX).children]
         found.count(len(children))
-        stays = await _together(self._stays(repository, child.digest, found) for child in children)
+        stays = await together(children, partial(self._stays, repository, found), at_a_time=_PARALLEL)
         referrers = [child for child, kept in zip(children, stays, strict=True) if kept]
         if not referrers:
             return []
@@ -178,11 +183,11 @@ class Attachments:
         await self._keep(fallback, index.descriptor, found)
         return referrers
 
-    async def _stays(self, repository: Repository, digest: Digest, found: Attached) -> bool:
+    async def _stays(self, repository: Repository, found: Attached, referrer: Descriptor) -> bool:
         """Whether an entry stays on the list (rule 5)."""
-        what = f"{repository}@{digest}"
+        what = f"{repository}@{referrer.digest}"
         try:
-            await _noting(found, what, lambda: self._manifest(repository, digest), apart=(*_NONE, Recalled))
+            await _noting(found, what, lambda: self._manifest(repository, referrer.digest), apart=(*_NONE, Recalled))
         except (*_NONE, Recalled) as error:
             found.left_out.append(Lacking(what, str(error)))
             return False
@@ -244,16 +249,6 @@ async def _noting(
             raise
         found.failed(what, error)
         return None
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What all of them give, in their order; the first failure ends them all."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(each) for each in work]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 def _list_in(raw: bytes, wrong: str) -> bytes | None:

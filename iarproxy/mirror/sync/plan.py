@@ -18,7 +18,7 @@ from iarproxy.errors import Denied, ManifestInvalid, UpstreamWrong
 from iarproxy.ledger import Ledger
 from iarproxy.mirror.serving.documents import Documents
 from iarproxy.mirror.sync.names import Tags, names_of
-from iarproxy.mirror.sync.run import Run, together
+from iarproxy.mirror.sync.run import AT_A_TIME, Run
 from iarproxy.mirror.sync.values import Asked, Plan, PlannedName, Progress
 from iarproxy.mirror.sync.waiting import Waiting
 from iarproxy.oci import (
@@ -35,6 +35,7 @@ from iarproxy.oci.attached_kind import kinds_listed, kinds_of
 from iarproxy.oci.closure import Root, walk
 from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.store import Store
+from iarproxy.together import together
 from iarproxy.trust import Mode, TagRule
 from iarproxy.trust.environments import FIRST_FETCHES
 from iarproxy.upstream import Purpose, Upstreams
@@ -153,7 +154,7 @@ class Planning:
         """To how many manifests of the set something is attached."""
         subjects = [(repository, digest) for digest, named in run.whence.items() for repository in named]
         repositories = list(dict.fromkeys(repository for repository, _ in subjects))
-        found = set().union(*await together(repositories, partial(self._tagged, run)))
+        found = set().union(*await together(repositories, partial(self._tagged, run), at_a_time=AT_A_TIME))
 
         async def one(subject: tuple[Repository, Digest]) -> bool:
             repository, digest = subject

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from iarproxy.config.wanted import WantedSet
 from iarproxy.errors import IarproxyError
@@ -17,8 +16,9 @@ from iarproxy.mirror.sync.waiting import Waiting
 from iarproxy.oci import Digest, Manifest, Reference, Repository, TagReference
 from iarproxy.oci.closure import Closure, Root
 from iarproxy.oci.set_record import Attachment, Lacking, Member
+from iarproxy.together import together
 
-_AT_A_TIME = 8
+AT_A_TIME = 8
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -75,10 +75,16 @@ class Run:
                 self.note(f"what is attached to {repository}@{root.descriptor.digest}", error)
         return found
 
-    async def each(self, stage: str, things: Sequence[A], one: Callable[[A], Coroutine[Any, Any, B]]) -> list[B]:
+    async def each(self, stage: str, things: Sequence[A], one: Callable[[A], Awaitable[B]]) -> list[B]:
         """What `one` gives for each of these, in their order; progress is told."""
         self.progress.stage(stage, len(things))
-        return await together(things, one, done=self.progress.step)
+
+        async def step(thing: A) -> B:
+            result = await one(thing)
+            self.progress.step()
+            return result
+
+        return await together(things, step, at_a_time=AT_A_TIME)
 
     def note(self, what: object, error: IarproxyError) -> None:
         """Something is lacking; each thing is told once."""
@@ -142,26 +148,3 @@ class Run:
             Member(reference, each.descriptor, each.asked.why, each.asked.platforms)
             for reference, each in self.resolved.items()
         )
-
-
-async def together(
-    things: Iterable[A],
-    one: Callable[[A], Coroutine[Any, Any, B]],
-    at_a_time: int = _AT_A_TIME,
-    done: Callable[[], None] = lambda: None,
-) -> list[B]:
-    """What `one` gives for each, in their order, a few at a time. A failure that it lets out ends them all."""
-    gate = asyncio.Semaphore(at_a_time)
-
-    async def gated(each: A) -> B:
-        async with gate:
-            result = await one(each)
-        done()
-        return result
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(gated(each)) for each in things]
-    except ExceptionGroup as failed:
-        raise failed.exceptions[0] from None
-    return [task.result() for task in tasks]

@@ -26,13 +26,14 @@ from iarproxy.mirror.sync.attachments import Attachments
 from iarproxy.mirror.sync.charts import Chart, Charts
 from iarproxy.mirror.sync.names import names_of
 from iarproxy.mirror.sync.resolve import Resolved, Resolving
-from iarproxy.mirror.sync.run import Run, together
+from iarproxy.mirror.sync.run import Run
 from iarproxy.mirror.sync.values import Asked, Progress, Synced
 from iarproxy.mirror.sync.waiting import Waiting
 from iarproxy.oci import Descriptor, Digest, DigestReference, Manifest, Repository
 from iarproxy.oci.closure import Closure, Root, walk
 from iarproxy.oci.set_record import MEDIA_TYPE, SetRecord
 from iarproxy.store import Store
+from iarproxy.together import together
 from iarproxy.trust.image_config import MAX_CONFIG, ImageConfig, read_config
 from iarproxy.upstream import Purpose
 
