@@ -164,6 +164,7 @@ class PinSet(PinReading):
 
     def keep_act(self, made: Pin | Unpinned) -> None:
         """Know what an act of this process made, and tell it."""
+        self._withheld.drop(made.reference)
         self._keep(made.reference, (made, None) if isinstance(made, Pin) else None)
         self._shared.tell(made.reference)
 
@@ -207,12 +208,12 @@ class PinSet(PinReading):
 
     def _keep(self, reference: TagReference, held: Held | None) -> None:
         self._shared.damaged.drop(str(self._name(reference)))
-        self._withheld.drop(reference)
         before = self._memory.get(reference)
-        if held is None:
+        if held is None:  # what was withheld from a tag that still has no pin stays so
             self._memory.drop(reference)
         else:
             self._memory.put(reference, held)
+            self._withheld.drop(reference)
         if before is not None and _shown(before) != _shown(held):
             self._shared.tell(reference)
 

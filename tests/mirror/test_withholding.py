@@ -95,6 +95,16 @@ async def test_a_thousand_clients_of_a_withheld_tag_cost_one_request(tmp_path: P
         assert ["quarantined"] == [event.kind for event in await world.ledger.history(world.reference())]
 
 
+async def test_a_look_at_a_withheld_tag_costs_its_clients_nothing(tmp_path: Path, registry: FakeRegistry) -> None:
+    """The ledger says that it has no pin, which was known: what is withheld stays so, and upstream is not asked."""
+    async with a_world(tmp_path, registry, tags=APPROVED) as world:
+        registry.content.publish("team/app", "1", small_image())
+        await _refused(world)
+        assert None is await world.ledger.pin_of(world.reference())
+        await _refused(world)
+        assert 1 == registry.count(part="/manifests/1")
+
+
 async def test_upstream_is_asked_again_after_a_while(tmp_path: Path, registry: FakeRegistry) -> None:
     """Within minutes a worker finds out what upstream offers now; a digest that comes again is no news."""
     async with a_world(tmp_path, registry, tags=APPROVED) as world:
