@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from iarproxy.archive.applying.extents import Assembled, Source, damaged_at, kept_piece
 from iarproxy.archive.checking import PieceHashes, Placed, Problem
+from iarproxy.archive.extents import Assembled, Source, damaged_at, kept_piece
 from iarproxy.archive.folder import VolumeFile
 from iarproxy.errors import BundleRefused, Refused, StoreFull, StoreUnavailable, Unavailable, UpstreamWrong
 from iarproxy.oci import Digest
