@@ -13,7 +13,7 @@ import errno
 import os
 import resource
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class BundleFolder:
 
     Attributes:
         manifest: the bytes of `bundle.json`. journal: of `journal.json`; None: there is none.
-        signatures, rotations: unverified, in the order of their names.
+        signatures, rotations: unverified, in the order of their names. where: path of each, for people.
         files: what says that it is a volume, of whichever bundle, or is called like one; by path.
         strangers: paths of all other files.
     """
@@ -74,6 +74,7 @@ class BundleFolder:
     rotations: tuple[bytes, ...] = ()
     files: tuple[VolumeFile, ...] = ()
     strangers: tuple[str, ...] = ()
+    where: Mapping[bytes, str] = field(default_factory=dict)
     _opened: ExitStack = field(default_factory=ExitStack)
 
     @classmethod
@@ -99,6 +100,7 @@ class BundleFolder:
                 found.rotations,
                 tuple(found.files),
                 tuple(found.strangers),
+                found.where,
                 opened.pop_all(),
             )
 
@@ -124,6 +126,7 @@ class _Found:
     rotations: tuple[bytes, ...] = ()
     files: list[VolumeFile] = field(default_factory=list)
     strangers: list[str] = field(default_factory=list)
+    where: dict[bytes, str] = field(default_factory=dict)
 
     def take(self, folder: _Folder, name: str) -> None:
         """Read a document, or see whether it is a volume."""
@@ -132,11 +135,16 @@ class _Found:
         elif name == JOURNAL:
             self.journal = _same(self.journal, folder.document(name, MAX_JOURNAL), folder.path(name))
         elif name.startswith("bundle.") and name.endswith(_SIGNED):
-            self.signatures = _added(self.signatures, folder.document(name, MAX_SIGNATURE), MAX_SIGNATURES)
+            self.signatures = _added(self.signatures, self._signed(folder, name, MAX_SIGNATURE), MAX_SIGNATURES)
         elif name.startswith("rotation.") and name.endswith(_SIGNED):
-            self.rotations = _added(self.rotations, folder.document(name, MAX_ROTATION), MAX_ROTATIONS)
+            self.rotations = _added(self.rotations, self._signed(folder, name, MAX_ROTATION), MAX_ROTATIONS)
         else:
             self._take_file(folder, name)
+
+    def _signed(self, folder: _Folder, name: str, limit: int) -> bytes:
+        raw = folder.document(name, limit)
+        self.where.setdefault(raw, folder.path(name))
+        return raw
 
     def _take_file(self, folder: _Folder, name: str) -> None:
         path, named = folder.path(name), _is_called_volume(name)

@@ -14,8 +14,9 @@ from iarproxy.archive import evidence
 from iarproxy.archive.checking import cut_of, everything, place, spares
 from iarproxy.archive.folder import BundleFolder
 from iarproxy.archive.staging import JOURNAL
+from iarproxy.archive.vouching import vouched_in
 from iarproxy.errors import BundleRefused
-from iarproxy.trust.bundles import Vouched, judge, vouched
+from iarproxy.trust.bundles import Vouched, judge
 from iarproxy.trust.signing import PublicKey
 
 
@@ -42,7 +43,7 @@ def verify(
     Raises:
         BundleRefused: nobody who is trusted vouches for what `bundle.json` is.
     """
-    bundle = vouched(folder.signatures, folder.manifest, trusted, threshold=threshold, rotations=folder.rotations)
+    bundle = vouched_in(folder, trusted, threshold=threshold)
     manifest = bundle.manifest
     cut, size = cut_of(manifest), sum(each.size for each in manifest.provides)
     placed = place(folder, manifest.identity, cut)

@@ -68,6 +68,15 @@ def known(raw: Iterable[bytes], trusted: Iterable[PublicKey]) -> dict[str, Rotat
     return found
 
 
+def insist(raw: bytes) -> None:
+    """Return if that is a rotation of a key, whoever signed it.
+
+    Raises:
+        Malformed: it is none.
+    """
+    _parsed(raw)
+
+
 def latest(key: PublicKey, rotations: Mapping[str, Rotation]) -> PublicKey:
     """The key that signs for the owner of `key` in the end."""
     while (rotation := rotations.get(key.fingerprint)) is not None:

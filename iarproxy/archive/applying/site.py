@@ -27,6 +27,7 @@ from iarproxy.archive.applying.reattaching import reattach
 from iarproxy.archive.checking import Placed, Problem, cut_of, hashes_of, place, refusal, spares
 from iarproxy.archive.folder import BundleFolder
 from iarproxy.archive.staging import JOURNAL
+from iarproxy.archive.vouching import vouched_in
 from iarproxy.errors import BundleRefused, Conflict, Malformed
 from iarproxy.ledger import Ledger
 from iarproxy.ledger.bundles import Applied
@@ -36,7 +37,7 @@ from iarproxy.oci import Descriptor, Digest, TagReference
 from iarproxy.oci.bundle_manifest import MEDIA_TYPE, BundleManifest
 from iarproxy.oci.volumes import Volume, extents
 from iarproxy.store import Store
-from iarproxy.trust.bundles import Fresh, Repeated, Standing, Vouched, judge, vouched
+from iarproxy.trust.bundles import Fresh, Repeated, Standing, Vouched, judge
 from iarproxy.trust.signing import PublicKey
 
 _SPELLED: Final = 20
@@ -119,12 +120,10 @@ class Site:
 
     async def _vouched(self, folder: BundleFolder, order: Order) -> Vouched:
         return await asyncio.to_thread(
-            vouched,
-            folder.signatures,
-            folder.manifest,
+            vouched_in,
+            folder,
             order.trusted,
             threshold=order.threshold,
-            rotations=folder.rotations,
             retired=await self.ledger.bundles.rotations(),
         )
 

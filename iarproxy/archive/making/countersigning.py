@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 from iarproxy.archive.evidence import checked
 from iarproxy.archive.folder import BundleFolder
+from iarproxy.archive.vouching import insist_on_documents, vouched_in
 from iarproxy.errors import BundleRefused, Malformed, Refused
 from iarproxy.trust.bundle import exact, signed_bundle
-from iarproxy.trust.bundles import BundleStatement, as_signed, statement_in, vouched
+from iarproxy.trust.bundles import BundleStatement, as_signed, statement_in
 from iarproxy.trust.signing import PrivateKey, PublicKey
 
 
@@ -43,16 +44,14 @@ def signable(folder: BundleFolder, trusted: Sequence[Sequence[PublicKey]] = ()) 
     Raises:
         BundleRefused: its parts do not fit each other, or one of the trusted did not sign it.
     """
-    try:
-        envelopes = [exact(each) for each in folder.signatures]
-    except Malformed as error:
-        raise BundleRefused("malformed", f"a signature of the bundle: {error}") from error
+    insist_on_documents(folder)
+    envelopes = [exact(each) for each in folder.signatures]
     payloads = {each.payload for each in envelopes}
     if len(payloads) != 1:
         what = "different statements are signed" if payloads else "nothing is signed"
         raise BundleRefused("too-few-signatures", f"{what} in {', '.join(folder.folders)}; have the bundle made again")
     if trusted:
-        vouched(folder.signatures, folder.manifest, trusted, rotations=folder.rotations)
+        vouched_in(folder, trusted)
     (payload,) = payloads
     try:
         said = statement_in(payload)
