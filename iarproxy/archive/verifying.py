@@ -6,16 +6,21 @@ Rule: who signed it comes first, for everything else is judged by what was signe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 
 from iarproxy.archive import evidence
-from iarproxy.archive.checking import cut_of, everything, place, spares
-from iarproxy.archive.folder import BundleFolder
+from iarproxy.archive.checking import Placed, cut_of, everything, place, spares
+from iarproxy.archive.extents import Source
+from iarproxy.archive.folder import BundleFolder, VolumeFile
 from iarproxy.archive.staging import JOURNAL
 from iarproxy.archive.vouching import vouched_in
-from iarproxy.errors import BundleRefused
+from iarproxy.errors import BundleRefused, Malformed, Refused
+from iarproxy.oci import MAX_MANIFEST, Digest, parse_manifest
+from iarproxy.oci.bundle_manifest import BundleManifest
+from iarproxy.oci.volumes import Extent, Volume, extents
 from iarproxy.trust.bundles import Vouched, judge
 from iarproxy.trust.signing import PublicKey
 
@@ -48,8 +53,34 @@ def verify(
     cut, size = cut_of(manifest), sum(each.size for each in manifest.provides)
     placed = place(folder, manifest.identity, cut)
     problems = everything(manifest, cut, placed, lambda more: told(more, size))
-    wrong = (*_beside(folder, bundle, now), *((each.code, each.said) for each in problems))
+    lies = _lies(manifest, cut, placed)
+    wrong = (*_beside(folder, bundle, now), *((each.code, each.said) for each in problems), *lies)
     return Verified(bundle, len(cut), wrong, tuple(spares(folder, manifest.identity, placed)))
+
+
+def _lies(manifest: BundleManifest, cut: Sequence[Volume], placed: Placed) -> Iterator[tuple[str, str]]:
+    """What the manifest says of attachments whose documents are in the volumes, and is not so."""
+    where = extents(cut)
+    for attachment in manifest.attachments:
+        described, sources = attachment.descriptor, list(_sources(where.get(attachment.descriptor.digest, ()), placed))
+        if not sources or sources[0].piece.whole > MAX_MANIFEST:
+            continue
+        with suppress(Refused):  # it cannot be read: that is told of its volume
+            raw = b"".join(chunk for source in sources for chunk in source.chunks())
+            if Digest.of(raw, described.digest.algorithm) != described.digest:
+                continue  # so is that
+            try:
+                attachment.insist(parse_manifest(raw, described.media_type, described.digest))
+            except Malformed as error:
+                yield "incomplete", str(error)
+
+
+def _sources(spread: Iterable[Extent], placed: Placed) -> Iterator[Source]:
+    """Where a blob can be read, as far as its volumes are here."""
+    for extent in spread:
+        file = placed[extent.volume]
+        if isinstance(file, VolumeFile):
+            yield Source(extent, file.fd, extent.at, file)
 
 
 def _beside(folder: BundleFolder, bundle: Vouched, now: datetime) -> list[tuple[str, str]]:

@@ -20,6 +20,7 @@ import orjson
 from iarproxy.errors import Malformed
 from iarproxy.oci.descriptor import Descriptor
 from iarproxy.oci.digest import Digest
+from iarproxy.oci.manifest import Manifest
 from iarproxy.oci.reference import Reference, TagReference
 from iarproxy.oci.set_record import described, described_in, reference_of, tag_of
 
@@ -52,6 +53,16 @@ class BundledAttachment:
     reference: TagReference
     descriptor: Descriptor
     manifests: tuple[Digest, ...] = ()
+
+    def insist(self, document: Manifest) -> None:
+        """Return if that is what the document leads to: of an index its children, of anything else itself.
+
+        Raises:
+            Malformed: it leads elsewhere.
+        """
+        children = {child.descriptor.digest for child in document.children}
+        if set(self.manifests) != (children if document.is_index else {document.descriptor.digest}):
+            raise Malformed(f"{self.reference} leads to other manifests than bundle.json says")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Whether all that the names of a bundle lead to is held, and which repository may hand out what of it.
 
 Rule 1: the same walk as in sync and create (`oci.closure`), over the documents in the store, each hashed as it is read.
-Rule 2: what a name leaves out of its indexes is what the manifest declares, and never what it stands for; everything
+Rule 2: what an attachment leads to is what the manifest says of it: people read who signed what there.
+Rule 3: what a name leaves out of its indexes is what the manifest declares, and never what it stands for; everything
         else is there, and the manifest names it, or the bundle is `incomplete`.
 """
 
@@ -13,7 +14,7 @@ from typing import Final
 
 from iarproxy.errors import BundleRefused, Malformed
 from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, Reference, Repository, parse_manifest
-from iarproxy.oci.bundle_manifest import BundleManifest
+from iarproxy.oci.bundle_manifest import BundledAttachment, BundleManifest
 from iarproxy.oci.closure import Closure, Root, walk
 from iarproxy.store import Store
 
@@ -51,6 +52,7 @@ class Contained:
             await self._note(name.reference, name.descriptor, name.omitted)
         for attachment in manifest.attachments:
             await self._note(attachment.reference, attachment.descriptor, ())
+            await self._insist_on_edges(attachment)
 
     async def _note(self, reference: Reference, root: Descriptor, omitted: Sequence[Digest]) -> None:
         key = root.digest, tuple(omitted)
@@ -58,6 +60,14 @@ class Contained:
             self._walked[key] = await self._below(reference, root, frozenset(omitted))
         self.below[reference] = self._walked[key]
         self.links.setdefault(reference.repository, set()).update(self._walked[key])
+
+    async def _insist_on_edges(self, attachment: BundledAttachment) -> None:
+        document = await self._document(attachment.reference, attachment.descriptor)
+        try:
+            if document is not None:
+                attachment.insist(document)
+        except Malformed as error:
+            raise BundleRefused("incomplete", str(error)) from error
 
     async def _below(self, reference: Reference, root: Descriptor, omitted: frozenset[Digest]) -> frozenset[Digest]:
         async def load(descriptor: Descriptor) -> Manifest | None:
