@@ -6,7 +6,8 @@ Rule 2: an ImagesLock entry is a repository and a digest. Its tag is the one in 
         annotation where that names the same repository (an id without a tag means latest, as kbld resolves it). An id
         in another repository is where the image came from, and says nothing about a tag where it is now: skipped.
 Rule 3: kbld's override is a pin where what is replaced and what replaces it are of one repository.
-Rule 4: kpromo's map holds for the registries it promotes to, not for the staging one (`src`). A list of images alone
+Rule 4: of a compose file's services an image whose digest is none is an error, for one that was cut would drop a pin.
+Rule 5: kpromo's map holds for the registries it promotes to, not for the staging one (`src`). A list of images alone
         names no registry: `prefix` does.
 """
 
@@ -119,7 +120,9 @@ def read_compose(text: str) -> Lock:
 
 def _service(found: Collected, image: Node, path: str) -> None:
     named, line = _maybe_named(image), line_of(image)
-    if named is None:
+    if named is None and _is_cut(image):
+        _named(image, path)
+    elif named is None:
         found.skip(line, str(image), "is no name of an image")
     elif named.digest is None:
         found.skip(line, str(image), NO_DIGEST)
@@ -129,11 +132,18 @@ def _service(found: Collected, image: Node, path: str) -> None:
         found.add(Locked(named.reference, named.digest, line=line), path)
 
 
+def _is_cut(image: Node) -> bool:
+    """Whether it is the name of an image with what is no digest: to drop it would drop a pin. A variable is no name."""
+    if not isinstance(image, str) or "@" not in image or "$" in image:
+        return False
+    return _maybe_named(image.partition("@")[0]) is not None
+
+
 # --- kpromo ----------------------------------------------------------------------------------------------------------
 
 
 def read_kpromo(text: str, prefix: str | None) -> Lock:
-    """A promoter's manifest, or its list of images alone (rule 4)."""
+    """A promoter's manifest, or its list of images alone (rule 5)."""
     found = Collected()
     for top in documents(text):
         images = top if isinstance(top, list) else _list(_mapping(top, "the document").get("images"), "images")

@@ -273,6 +273,16 @@ services:
     assert ["line 10", "line 14", "line 16"] == [each.partition(":")[0] for each in skipped]
 
 
+@pytest.mark.parametrize(
+    "digest", [A[:-1], f"{A}0", A.upper(), A.replace("sha256", "sha265"), "sha256:", "", "sha256", f"{A} "]
+)
+def test_a_compose_image_with_half_a_digest(digest: str) -> None:
+    """An image with what is no digest is an error that names the line: to pass it over would lose a pin."""
+    text = f'services:\n  good:\n    image: nginx:1.27@{A}\n  cut:\n    image: "redis:7@{digest}"\n'
+    with pytest.raises(Malformed, match=r"compose\.yml, line 5: .*(digest|image)"):
+        read_lock(text.encode(), "compose.yml")
+
+
 KPROMO = f"""registries:
 - name: gcr.io/example-staging
   src: true
