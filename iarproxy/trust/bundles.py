@@ -274,20 +274,32 @@ def as_signed(raw: bytes, said: BundleStatement) -> BundleManifest:
 
 
 def _altered(raw: bytes, said: BundleStatement) -> BundleRefused:
+    """The refusal of what is not as it was signed; its code is that of the first section that is another."""
     try:
         document: Any = document_in(raw)
     except Malformed:
         document = None
-    for kind, (count, of) in said.sections.items():
-        section = document.get(kind) if isinstance(document, dict) else None
-        if kind not in ("names", "attachments") or not isinstance(section, list):
-            continue
-        if len(section) != count or Digest.of(orjson.dumps(section, option=orjson.OPT_SORT_KEYS)) != of:
-            return BundleRefused(
-                f"{kind}-altered",
-                f"bundle.json was changed after it was signed: it has {len(section)} {kind}, and {count} were signed",
-            )
-    return BundleRefused("manifest-altered", "bundle.json is not the one that was signed")
+    sections = document if isinstance(document, dict) else {}
+    found = {
+        kind: told
+        for kind in ("names", "attachments")
+        if isinstance(sections.get(kind), list) and (told := _difference(kind, sections[kind], *said.sections[kind]))
+    }
+    if not found:
+        return BundleRefused("manifest-altered", "bundle.json is not the one that was signed")
+    told = ", and ".join(found.values())
+    return BundleRefused(f"{next(iter(found))}-altered", f"bundle.json was changed after it was signed: it has {told}")
+
+
+def _difference(kind: str, section: list[Any], count: int, of: Digest) -> str:
+    """What is wrong with a section of so many entries and that sha256; empty: nothing."""
+    if len(section) != count:
+        return f"{len(section)} {kind} instead of {count}"
+    try:
+        same = Digest.of(orjson.dumps(section, option=orjson.OPT_SORT_KEYS)) == of
+    except orjson.JSONEncodeError:  # it nests deeper than anything is written
+        same = False
+    return "" if same else f"other {kind} than were signed"
 
 
 def _short(key: PublicKey) -> str:

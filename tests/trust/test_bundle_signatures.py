@@ -144,6 +144,18 @@ def test_what_was_altered(code: str, document: bytes) -> None:
     assert code == refused(lambda: vouched([signature], document, [[ANN.public]]))
 
 
+def test_all_that_was_altered_is_told() -> None:
+    """Names and attachments that were altered together are told together, whatever somebody wrote in their place."""
+    document = orjson.loads(altered(names=MANIFEST.names[1:]))
+    listed = orjson.dumps(document["attachments"])
+    for other in (b"[1]", b"[" * 300 + b"]" * 300, b"[{}]"):
+        raw = orjson.dumps(document).replace(listed, other)
+        with pytest.raises(BundleRefused) as both:
+            vouched([signed(about(), ANN)], raw, [[ANN.public]])
+        assert "names-altered" == both.value.code
+        assert "it has 1 names instead of 2, and other attachments than were signed" in str(both.value)
+
+
 def test_six_refusals_have_six_codes() -> None:
     """Wrong key, one of two signatures, older sequence, expired, a referrer removed, a name added."""
     signature, said = signed(about(), ANN), about()
