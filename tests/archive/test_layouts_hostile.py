@@ -13,17 +13,23 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 
+from iarproxy.archive.layouts.planning import Planning
+from iarproxy.archive.layouts.reading import open_layout
 from iarproxy.errors import Refused
 from iarproxy.oci import Digest
 from iarproxy.oci.media_types import OCI_MANIFEST
 from iarproxy.oci.tar_entries import MAX_ENTRIES
-from images import Published, index, random_blob, small_image
-from importing import a_site
+from iarproxy.trust.environments import FIRST_FETCHES
+from images import Published, artifact, index, random_blob, small_image
+from importing import UPSTREAMS, a_site
 from tarballs import BLOCK, END, LAYOUT, config_of, file, header, layout, listing, named, pax, saved, tar
 
 NAME = "docker.io/library/app:1"
@@ -85,7 +91,16 @@ def docker_naming(name: str) -> bytes:
     return docker(manifest_json=orjson.dumps([{"Config": "config.json", "RepoTags": ["app:1"], "Layers": [name]}]))
 
 
+def many_configs() -> bytes:
+    """Four megabytes that a thousand images have for their config."""
+    config = b'{"x":"' + b"a" * (4 * 2**20 - 100) + b'"}'
+    images = [{"Config": f"c{number}", "RepoTags": [f"app:{number}"], "Layers": []} for number in range(1000)]
+    links = b"".join(header(f"c{number}", 0, b"2", "config.json") for number in range(1000))
+    return file("config.json", config) + links + file("manifest.json", orjson.dumps(images)) + END
+
+
 ARCHIVES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "four gibibytes of configs": (many_configs, "the configs of its images have over"),
     # no tar archive, or half of one
     "empty": (lambda: b"", "cut short"),
     "noise": (lambda: random_blob(4096), "checksum"),
@@ -282,7 +297,7 @@ async def test_what_is_no_file(tmp_path: Path) -> None:
 
 async def test_no_memory_is_taken_for_them(tmp_path: Path) -> None:
     """A bomb, a huge header and too many entries take some megabytes at most."""
-    for case in ("a bomb", "a huge header", "an index of megabytes"):
+    for case in ("a bomb", "a huge header", "an index of megabytes", "four gibibytes of configs"):
         path = tmp_path / "hostile.tar"
         path.write_bytes(ARCHIVES[case][0]())
         tracemalloc.start()
@@ -292,6 +307,42 @@ async def test_no_memory_is_taken_for_them(tmp_path: Path) -> None:
         finally:
             tracemalloc.stop()
         assert peak < 32 * 2**20, (case, peak)
+
+
+def repeating(times: int) -> bytes:
+    """A sound archive that lists, so often, one referrer of half a megabyte, which it has once."""
+    sbom = artifact(APP, data=b"x")
+    long = replace(sbom, raw=orjson.dumps({**orjson.loads(sbom.raw), "annotations": {"x": "a" * 2**19}}))
+    blobs = {f"blobs/sha256/{digest.hex}": data for digest, data in sbom.blobs.items()}
+    index_json = listing((APP, named(NAME)), *[(long, {})] * times)
+    return tar(SOUND | blobs | {f"blobs/sha256/{long.digest.hex}": long.raw, "index.json": index_json})
+
+
+async def test_what_is_listed_again_and_again(tmp_path: Path) -> None:
+    """What an archive lists many times is read, held and attached once."""
+    path = tmp_path / "repeating.tar"
+    path.write_bytes(repeating(200))
+    async with a_site(tmp_path) as site:
+        tracemalloc.start()
+        try:
+            plan = await site.imported(path)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert (1, 1, True) == (len(plan.new), len(plan.grown), peak < 32 * 2**20), peak
+        assert 1 == len(orjson.loads(plan.grown[0].raw)["manifests"])
+
+
+async def test_more_than_is_looked_at(tmp_path: Path) -> None:
+    """How much is read of what an archive leads to has an end, however small it is."""
+    path = tmp_path / "hostile.tar"
+    path.write_bytes(tar(SOUND))
+    async with a_site(tmp_path) as site:
+        with closing(open_layout(path)) as layout:
+            given: dict[str, Any] = {"store": site.store, "ledger": site.ledger, "rules": (), "upstreams": UPSTREAMS}
+            planning = Planning(layout, FIRST_FETCHES, **given, most_read=5000)
+            with pytest.raises(Refused, match=r"hostile\.tar: it has over 5000 bytes"):
+                await planning.plan(None)
 
 
 def test_there_are_enough() -> None:

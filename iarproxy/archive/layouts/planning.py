@@ -4,6 +4,7 @@ Rule 1: every document below a name is read, from the layout or else from the st
 Rule 2: an index may lack children; that is told. Nothing else may be lacking.
 Rule 3: what refers to imported content (signatures, SBOMs), tagged or not, becomes known under its fallback tag, joined
         with what was known before: attachments grow, and are never pins. What leads nowhere is told.
+Rule 4: what is read for all this is bounded, however often a small archive lists the same.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from iarproxy.trust import Mode, TagRule
 from iarproxy.trust.environments import Environment, PinsFrom
 
 _SHOWN = 20  # digests that are spelled out
+MOST_READ = 512 * 1024 * 1024  # bytes of all documents that are looked at, some of them again and again
+_LOOKED, _NOTED = 4096, 512  # bytes that looking for a document counts for, and noting something for a repository
+_LONGEST = 64  # referrers that refer to each other in a row
 
 
 class Planning:
@@ -42,6 +46,7 @@ class Planning:
 
     Args:
         rules: which tags are pinned. upstreams: the registries whose content is served here.
+        most_read: bytes of documents, repeated ones included, that may be looked at.
     """
 
     def __init__(
@@ -53,6 +58,7 @@ class Planning:
         ledger: Ledger,
         rules: Sequence[TagRule],
         upstreams: Collection[str],
+        most_read: int = MOST_READ,
     ) -> None:
         self._layout = layout
         self._environment = environment
@@ -65,6 +71,9 @@ class Planning:
         self._untagged: list[Manifest] = []  # what refers to something
         self._nameless_entries: list[LayoutEntry] = []
         self._referring: dict[TagReference, list[Manifest]] = {}
+        self._walked: dict[Descriptor, Closure] = {}
+        self._noted: set[tuple[Repository, Descriptor]] = set()
+        self._most_read, self._read = most_read, 0
 
     async def plan(self, name: Given | None) -> LayoutPlan:
         """What taking it over means.
@@ -81,7 +90,7 @@ class Planning:
             )
         with naming(self._layout.files.called):
             entries = named(self._layout.entries, name)
-            for entry in entries:
+            for entry in dict.fromkeys(entries):
                 await self._entry(entry)
             await self._attach()
         self._tell_nameless()
@@ -140,10 +149,16 @@ class Planning:
     # --- content -----------------------------------------------------------------------------------------------------
 
     async def _load(self, descriptor: Descriptor) -> Manifest | None:
-        found = await self._layout.document(descriptor)
-        if found is not None:
-            return found
-        return await load_from(self._store)(descriptor)
+        found = await self._layout.document(descriptor) or await load_from(self._store)(descriptor)
+        self._spend(_LOOKED + (0 if found is None else len(found.raw)))
+        return found
+
+    def _spend(self, count: int) -> None:
+        self._read += count
+        if self._read > self._most_read:
+            raise Malformed(
+                f"it has over {self._most_read} bytes of manifests, repeated ones included; import less at once"
+            )
 
     async def _below(self, repository: Repository, descriptor: Descriptor, called: str) -> Closure:
         """Note everything below a manifest, for `repository` to hand out.
@@ -156,7 +171,17 @@ class Planning:
                 f"{called}: {repository.registry} is not one of the configured upstreams, so nobody could be served it;"
                 f' add [upstreams."{repository.registry}"], or give another --name'
             )
-        found = await walk([Root(descriptor)], self._load)
+        found = self._walked.get(descriptor) or await walk([Root(descriptor)], self._load)
+        self._walked[descriptor] = found
+        if (repository, descriptor) not in self._noted:
+            self._noted.add((repository, descriptor))
+            await self._note(repository, descriptor, found, called)
+        if found.absent:
+            self._plan.sparse[called] = len(found.absent)
+        return found
+
+    async def _note(self, repository: Repository, descriptor: Descriptor, found: Closure, called: str) -> None:
+        self._spend(_NOTED * (len(found.documents) + len(found.blobs)))
         if descriptor.digest in found.absent or (found.absent and len(found.documents) == 1):
             raise Malformed(
                 f"{self._layout.files.called}: {called}: its content is not in it: {_spelled(found.absent)}"
@@ -166,12 +191,6 @@ class Planning:
         )
         if lacking:
             raise Malformed(f"{called} lacks {_spelled([each.digest for each in lacking])}")
-        self._note(repository, found)
-        if found.absent:
-            self._plan.sparse[called] = len(found.absent)
-        return found
-
-    def _note(self, repository: Repository, found: Closure) -> None:
         for kept, among in ((self._plan.documents, found.documents), (self._plan.blobs, found.blobs)):
             kept.update({digest: each for digest, each in among.items() if self._store.find(digest) is None})
         self._plan.links[repository].update(found.documents, found.blobs)
@@ -192,7 +211,7 @@ class Planning:
     async def _find_subjects(self) -> None:
         """Which repositories untagged referrers belong to, until no more is found: they refer to each other."""
         left = self._untagged
-        while left:
+        for _ in range(_LONGEST):
             before, left = left, []
             for each in before:
                 left += [] if await self._referrer(each) else [each]

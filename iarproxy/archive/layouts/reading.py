@@ -30,6 +30,8 @@ from iarproxy.oci.docker_archive import (
 from iarproxy.oci.layout_index import INDEX, LAYOUT, LayoutEntry, insist_on_layout, insist_on_one_meaning, listed
 from iarproxy.store import Fetch
 
+_MOST_CONFIGS = 16 * 1024 * 1024  # bytes, of all configs of a docker-archive: they are held together
+
 
 @dataclass(slots=True)
 class Layout:
@@ -178,9 +180,13 @@ def _saved(files: Files, images: Sequence[SavedImage]) -> Layout:
     wanted = configs.union(*(image.layers for image in images))
     read: dict[str, bytes] = {}
     layers: dict[str, Layer] = {}
+    held = 0
     for name in sorted(wanted, key=lambda each: _place(files, each)):
         if name in configs:
             read[name] = small(files, name, MAX_MANIFEST) or b""
+            held += len(read[name])
+            if held > _MOST_CONFIGS:
+                raise Malformed(f"the configs of its images have over {_MOST_CONFIGS} bytes together")
         else:
             layers[name] = _looked_at(files, name)
     made = Layout(files, ())
