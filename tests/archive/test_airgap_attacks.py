@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from airgap_bundles import Made, fresh_site, made
+from airgap_bundles import APP, Made, fresh_site, made
+from airgap_sets import Rooms, Wanted
+from airgap_world import Place, an_origin
+from iarproxy.errors import BundleRefused
+from iarproxy.oci import Digest, Tag, TagReference, parse_manifest, parse_reference
 from iarproxy.oci.bundle_manifest import BundleManifest
+from images import Published, artifact, random_blob, small_image
+from test_airgap_fresh_eyes import apply
 from test_airgap_lies import told
 
 
@@ -51,3 +58,95 @@ def test_edges_that_are_none(good: Made, tmp_path: Path, lie: Callable[[BundleMa
     site.refused("incomplete", "bundle", "verify", lying.folder, "--trust", lying.public)
     assert str(good.manifest.attachments[0].reference) in site.refused("incomplete", *lying.applying()).json["error"]
     assert {} == site.pins()
+
+
+# --- bundles of several sets ------------------------------------------------------------------------------------------
+
+IMAGE = small_image(1)
+FALLBACK = TagReference(parse_reference(APP).repository, Tag.attached_to(IMAGE.digest))
+SBOM, SIGNATURE = (artifact(IMAGE, data=each) for each in (b"an SBOM", b"a signature"))
+
+
+def of_set(origin: Place, name: str, *attached: Published) -> Made:
+    """A full bundle of a set with that image, with what is attached to it at that time."""
+    origin.sync(name, Wanted({APP: IMAGE}, {APP: attached}))
+    folder, key = origin.folder / f"bundle-{name}", origin.folder / "team.key"
+    origin.done("bundle", "create", name, "--sets", origin.sets_file, "--key", key, "--full", "-o", folder)
+    return Made(origin, folder)
+
+
+def attached_at(site: Place) -> set[Digest]:
+    """What the site's list of referrers of the image names; all of it, and the list itself, can be asked for."""
+
+    async def look(rooms: Rooms) -> set[Digest]:
+        known = await rooms.ledger.followed(FALLBACK)
+        assert known is not None
+        raw = await rooms.store.read(known[0].digest, 2**20)
+        assert raw is not None
+        found = {each.descriptor.digest for each in parse_manifest(raw).children}
+        linked = [await rooms.ledger.linked(FALLBACK.repository, each) for each in (known[0].digest, *found)]
+        assert [True] * len(linked) == linked
+        return found
+
+    return site.within(look)
+
+
+@pytest.fixture
+def origin(tmp_path: Path) -> Place:
+    place = an_origin(tmp_path / "origin")
+    place.done("keys", "create", "team")
+    return place
+
+
+def test_an_older_list_of_another_set(origin: Place, tmp_path: Path) -> None:
+    """A bundle of another set, made when less was attached, takes no signature away; nor does applying it again."""
+    site, early, late = (
+        fresh_site(tmp_path / "site"),
+        of_set(origin, "early", SBOM),
+        of_set(origin, "late", SBOM, SIGNATURE),
+    )
+    for bundle in (late, early):
+        site.done(*bundle.applying())
+        assert {SBOM.digest, SIGNATURE.digest} == attached_at(site)
+    site.done(*late.applying())
+    assert "unchanged" in site.done(*early.applying()).out
+    assert {SBOM.digest, SIGNATURE.digest} == attached_at(site)
+    (site.store / "ledger.db").unlink()
+    site.done("ledger", "rebuild")
+    assert {SBOM.digest, SIGNATURE.digest} == attached_at(site)
+
+
+def test_lists_that_differ(origin: Place, tmp_path: Path) -> None:
+    """What two bundles attach to one image is attached, all of it, whichever came first."""
+    one, two = of_set(origin, "one", SBOM), of_set(origin, "two", SIGNATURE)
+    for number, bundles in enumerate(((one, two), (two, one))):
+        site = fresh_site(tmp_path / f"site{number}")
+        for bundle in bundles:
+            site.done(*bundle.applying())
+        assert {SBOM.digest, SIGNATURE.digest} == attached_at(site)
+        site.done(*bundles[0].applying())
+        assert {SBOM.digest, SIGNATURE.digest} == attached_at(site)
+
+
+# --- what happens meanwhile -------------------------------------------------------------------------------------------
+
+
+def test_a_recall_while_others_come(good: Made, tmp_path: Path) -> None:
+    """What is recalled while a bundle is taken in is refused as if it had been recalled before."""
+    site = fresh_site(tmp_path / "site")
+    layer = Digest.of(random_blob(512, 1))  # of the first image
+
+    async def work(rooms: Rooms) -> int:
+        acts: list[asyncio.Task[object]] = []
+
+        def taken(_: int, __: int) -> None:
+            if not acts:
+                acts.append(asyncio.create_task(rooms.ledger.recalls.recall([layer], reason="CVE", actor="ann")))
+
+        with pytest.raises(BundleRefused, match="was recalled") as refused:
+            await apply(rooms, good, told=taken)
+        await asyncio.gather(*acts)
+        assert "conflict" == refused.value.code
+        return len(await rooms.ledger.pins())
+
+    assert 0 == site.within(work)

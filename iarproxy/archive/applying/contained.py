@@ -8,12 +8,12 @@ Rule 3: what a name leaves out of its indexes is what the manifest declares, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from iarproxy.errors import BundleRefused, Malformed
-from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, Reference, Repository, parse_manifest
+from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, Reference, Repository, TagReference, parse_manifest
 from iarproxy.oci.bundle_manifest import BundledAttachment, BundleManifest
 from iarproxy.oci.closure import Closure, Root, walk
 from iarproxy.store import Store
@@ -111,6 +111,16 @@ class Contained:
 def leading_to(contained: Mapping[Reference, frozenset[Digest]], digests: Mapping[Digest, object]) -> list[Reference]:
     """The names that lead to one of these."""
     return [reference for reference, below in contained.items() if not below.isdisjoint(digests)]
+
+
+def linked(
+    contained: Contained, followed: Iterable[tuple[TagReference, Descriptor]]
+) -> dict[Repository, frozenset[Digest]]:
+    """What repositories hand out: what their names lead to, and the documents of followed tags."""
+    found = {repository: set(digests) for repository, digests in contained.links.items()}
+    for reference, descriptor in followed:
+        found.setdefault(reference.repository, set()).add(descriptor.digest)
+    return {repository: frozenset(digests) for repository, digests in found.items()}
 
 
 def _spelled(digests: Sequence[Digest]) -> str:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from iarproxy.archive.applying.contained import Contained
+from iarproxy.archive.applying.contained import Contained, linked
+from iarproxy.archive.applying.growing import Growing
 from iarproxy.archive.applying.naming import Naming
 from iarproxy.errors import BundleRefused, Malformed
 from iarproxy.ledger import Ledger
@@ -25,7 +26,8 @@ async def reattach(store: Store, naming: Naming, manifest: BundleManifest) -> No
     """
     contained = Contained(store, manifest)
     await contained.look()
-    await naming.ledger.bundles.reattach(naming.followed(manifest), contained.links)
+    followed = await Growing(store, naming.ledger).grown(naming.followed(manifest))
+    await naming.ledger.bundles.reattach(followed, linked(contained, followed))
 
 
 async def reattach_all(store: Store, ledger: Ledger, within: Callable[[str], Naming | None]) -> int:

@@ -20,7 +20,8 @@ from functools import partial
 from typing import Final, TypeAlias, assert_never
 
 from iarproxy.archive import evidence
-from iarproxy.archive.applying.contained import Contained, leading_to
+from iarproxy.archive.applying.contained import Contained, leading_to, linked
+from iarproxy.archive.applying.growing import Growing
 from iarproxy.archive.applying.incoming import Incoming
 from iarproxy.archive.applying.naming import Names, Naming, Prefer, detail_of
 from iarproxy.archive.applying.reattaching import reattach
@@ -169,7 +170,7 @@ class Site:
         manifest, said = bundle.manifest, bundle.statement
         checkpoint, remark = await self._witnessed(folder, bundle)
         self.naming.insist(manifest)
-        recalled = self.naming.insist_on_none_recalled(manifest, order.prefer)
+        self.naming.insist_on_none_recalled(manifest, order.prefer)
         await asyncio.to_thread(self._insist_on_base, manifest)
         await self.naming.compare(manifest, said, order.prefer)
         taken, spare = await self._take(folder, manifest, told)
@@ -177,11 +178,14 @@ class Site:
         await contained.look()
         await asyncio.to_thread(self._insist_on_all, contained)
         names = await self.naming.compare(manifest, said, order.prefer)  # anew: taking may have lasted for hours
+        recalled = self.naming.insist_on_none_recalled(manifest, order.prefer)  # so is what was recalled meanwhile
         names = names.without(_tags(leading_to(contained.below, recalled), contained, recalled))
+        names = replace(names, followed=await Growing(self.store, self.ledger).grown(names.followed))
         kept = await self._keep_manifest(folder.manifest)
+        links = linked(contained, names.followed)
         act = _act(bundle, order, names, self.naming.environment.name)
         try:
-            await self.ledger.bundles.apply(replace(act, manifest=kept, links=contained.links, checkpoint=checkpoint))
+            await self.ledger.bundles.apply(replace(act, manifest=kept, links=links, checkpoint=checkpoint))
         except Conflict as conflict:
             raise BundleRefused("conflict", f"{conflict}; apply the bundle again") from conflict
         except BundleRefused as refused:

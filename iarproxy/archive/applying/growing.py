@@ -1,0 +1,79 @@
+"""What attachment tags stand for at a site once a bundle brought its own: they grow, as a sync has them grow.
+
+Rule 1: a bundle takes nothing away that is attached here: it may be one of another set, of an earlier sync, or applied
+        once more. A list of referrers has all that either names; a recall is what takes something away.
+Rule 2: a `.sig`, `.att` or `.sbom` tag is no list: the bundle's counts, unless ours has all of that, and more.
+Rule 3: where nothing is known, what the bundle has counts byte for byte, and so where it has all that is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from iarproxy.errors import Malformed
+from iarproxy.ledger import Ledger
+from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, Tag, TagReference, parse_manifest
+from iarproxy.oci.referrer_index import joined
+from iarproxy.store import Store
+
+_AT_ONCE: Final = 200  # tags that the ledger is asked for at the same time
+
+Followed: TypeAlias = tuple[TagReference, Descriptor]
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """The use case over one store and its ledger."""
+
+    store: Store
+    ledger: Ledger
+
+    async def grown(self, brought: Sequence[Followed]) -> tuple[Followed, ...]:
+        """The followed tags that a bundle brings, attachments with what is known here; all of it is in the store.
+
+        Raises:
+            StoreFull, StoreUnavailable, LedgerUnavailable: not now.
+        """
+        found: list[Followed] = []
+        for start in range(0, len(brought), _AT_ONCE):
+            found += await asyncio.gather(*map(self._one, brought[start : start + _AT_ONCE]))
+        return tuple(found)
+
+    async def _one(self, brought: Followed) -> Followed:
+        reference, descriptor = brought
+        known = await self.ledger.followed(reference) if reference.tag.is_attachment else None
+        if known is None or known[0].digest == descriptor.digest:
+            return brought
+        ours, theirs = await self._document(known[0]), await self._document(descriptor)
+        if ours is None or theirs is None or _parts(ours) <= _parts(theirs):
+            return brought
+        if _parts(theirs) <= _parts(ours):
+            return reference, ours.descriptor
+        return reference, await self._joined(reference, ours, theirs)
+
+    async def _document(self, descriptor: Descriptor) -> Manifest | None:
+        raw = await self.store.read(descriptor.digest, MAX_MANIFEST)
+        try:
+            return None if raw is None else parse_manifest(raw, descriptor.media_type, descriptor.digest)
+        except Malformed:
+            return None
+
+    async def _joined(self, reference: TagReference, ours: Manifest, theirs: Manifest) -> Descriptor:
+        """One list of everything, kept; theirs, where it is none (rule 2), or too long for one."""
+        subject = reference.tag.subject
+        if subject is None or reference.tag != Tag.attached_to(subject):
+            return theirs.descriptor
+        try:
+            raw = joined([theirs.raw, ours.raw])
+            found = parse_manifest(raw).descriptor
+        except Malformed:
+            return theirs.descriptor
+        await self.store.put(found.digest, raw)
+        return found
+
+
+def _parts(manifest: Manifest) -> set[Digest]:
+    return {child.descriptor.digest for child in manifest.children} or {each.digest for each in manifest.layers}
