@@ -150,3 +150,20 @@ def test_a_recall_while_others_come(good: Made, tmp_path: Path) -> None:
         return len(await rooms.ledger.pins())
 
     assert 0 == site.within(work)
+
+
+def test_a_followed_tag_again(origin: Place, tmp_path: Path) -> None:
+    """Applying a bundle again moves no tag that policy follows back from what a later bundle of another set says."""
+    site, later = fresh_site(tmp_path / "site"), small_image(2)
+    site.config.write_text(f'{site.config.read_text()}[[tags]]\nmatch = "**"\nmode = "follow"\n')
+    early = of_set(origin, "early")
+    origin.sync("late", {APP: later})
+    key, folder = origin.folder / "team.key", tmp_path / "late"
+    origin.done("bundle", "create", "late", "--sets", origin.sets_file, "--key", key, "--full", "-o", folder)
+    tag = parse_reference(APP)
+    assert isinstance(tag, TagReference)
+    for bundle, wanted in ((early, IMAGE), (Made(origin, folder), later), (early, later)):
+        site.done(*bundle.applying())
+        known = site.within(lambda rooms: rooms.ledger.followed(tag))
+        assert known is not None
+        assert wanted.digest == known[0].digest

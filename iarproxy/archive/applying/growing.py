@@ -9,15 +9,17 @@ Rule 3: where nothing is known, what the bundle has counts byte for byte, and so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from iarproxy.errors import Malformed
 from iarproxy.ledger import Ledger
 from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, Tag, TagReference, parse_manifest
 from iarproxy.oci.referrer_index import joined
 from iarproxy.store import Store
+
+T = TypeVar("T")
 
 _AT_ONCE: Final = 200  # tags that the ledger is asked for at the same time
 
@@ -31,16 +33,26 @@ class Growing:
     store: Store
     ledger: Ledger
 
-    async def grown(self, brought: Sequence[Followed]) -> tuple[Followed, ...]:
+    async def grown(self, brought: Sequence[Followed]) -> Sequence[Followed]:
         """The followed tags that a bundle brings, attachments with what is known here; all of it is in the store.
 
         Raises:
             StoreFull, StoreUnavailable, LedgerUnavailable: not now.
         """
-        found: list[Followed] = []
-        for start in range(0, len(brought), _AT_ONCE):
-            found += await asyncio.gather(*map(self._one, brought[start : start + _AT_ONCE]))
-        return tuple(found)
+        return await _each(self._one, brought)
+
+    async def unknown(self, brought: Sequence[Followed]) -> Sequence[Followed]:
+        """The same without tags that policy follows and that stand for something here.
+
+        Raises:
+            LedgerUnavailable: not now.
+        """
+        wanted = await _each(self._is_unknown, brought)
+        return [each for each, is_wanted in zip(brought, wanted, strict=True) if is_wanted]
+
+    async def _is_unknown(self, brought: Followed) -> bool:
+        reference, _ = brought
+        return reference.tag.is_attachment or await self.ledger.followed(reference) is None
 
     async def _one(self, brought: Followed) -> Followed:
         reference, descriptor = brought
@@ -73,6 +85,14 @@ class Growing:
             return theirs.descriptor
         await self.store.put(found.digest, raw)
         return found
+
+
+async def _each(ask: Callable[[Followed], Awaitable[T]], brought: Sequence[Followed]) -> Sequence[T]:
+    """What is answered to each, some at a time: the ledger serves together what waits together."""
+    found: list[T] = []
+    for start in range(0, len(brought), _AT_ONCE):
+        found += await asyncio.gather(*map(ask, brought[start : start + _AT_ONCE]))
+    return found
 
 
 def _parts(manifest: Manifest) -> set[Digest]:

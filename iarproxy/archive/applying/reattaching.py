@@ -17,8 +17,9 @@ from iarproxy.oci.bundle_manifest import MAX_BUNDLE, BundleManifest
 from iarproxy.store import Store
 
 
-async def reattach(store: Store, naming: Naming, manifest: BundleManifest) -> None:
-    """Set what a bundle says of followed tags and links.
+async def reattach(store: Store, naming: Naming, manifest: BundleManifest, *, moves: bool) -> None:
+    """Set what a bundle says of followed tags and links; tags that policy follows and that stand for something here
+    only if it `moves` them.
 
     Raises:
         BundleRefused: `incomplete`: some of it is not held.
@@ -26,7 +27,9 @@ async def reattach(store: Store, naming: Naming, manifest: BundleManifest) -> No
     """
     contained = Contained(store, manifest)
     await contained.look()
-    followed = await Growing(store, naming.ledger).grown(naming.followed(manifest))
+    growing = Growing(store, naming.ledger)
+    brought = naming.followed(manifest)
+    followed = await growing.grown(brought if moves else await growing.unknown(brought))
     await naming.ledger.bundles.reattach(followed, linked(contained, followed))
 
 
@@ -44,7 +47,7 @@ async def reattach_all(store: Store, ledger: Ledger, within: Callable[[str], Nam
         if raw is None or own is None:
             continue
         try:
-            await reattach(store, own, BundleManifest.parse(raw))
+            await reattach(store, own, BundleManifest.parse(raw), moves=True)
         except (BundleRefused, Malformed):
             continue
         count += 1

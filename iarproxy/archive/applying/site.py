@@ -145,7 +145,7 @@ class Site:
         if await asyncio.to_thread(self._lacks, bundle.manifest):
             taken, _ = await self._take(folder, bundle.manifest, told)
         await self._keep_manifest(folder.manifest)
-        await reattach(self.store, self.naming, bundle.manifest)
+        await reattach(self.store, self.naming, bundle.manifest, moves=False)
         return Unchanged(bundle, applied, taken)
 
     def _insist_on_place(self, applied: Applied) -> None:
@@ -180,7 +180,7 @@ class Site:
         names = await self.naming.compare(manifest, said, order.prefer)  # anew: taking may have lasted for hours
         recalled = self.naming.insist_on_none_recalled(manifest, order.prefer)  # so is what was recalled meanwhile
         names = names.without(_tags(leading_to(contained.below, recalled), contained, recalled))
-        names = replace(names, followed=await Growing(self.store, self.ledger).grown(names.followed))
+        names = replace(names, followed=tuple(await Growing(self.store, self.ledger).grown(names.followed)))
         kept = await self._keep_manifest(folder.manifest)
         links = linked(contained, names.followed)
         act = _act(bundle, order, names, self.naming.environment.name)
