@@ -124,9 +124,15 @@ def arrived(found: Parts) -> Arrived:
     if not any((folder / MANIFEST).is_file() for folder in folders):
         return Arrived(found.identity, folders, None, f"its {MANIFEST}", _fingerprint(found, ()))
     with BundleFolder.open(folders) as folder:
-        statements = list(_statements(folder.signatures))
+        statements = sorted(_statements(folder.signatures), key=lambda each: _fits(each, folder.manifest))
         content = _fingerprint(found, (folder.manifest, *folder.signatures, *folder.rotations))
-    return Arrived(found.identity, folders, next(iter(statements), None), "" if statements else "a signature", content)
+    said = statements[-1] if statements else None
+    return Arrived(found.identity, folders, said, "" if statements else "a signature", content)
+
+
+def _fits(said: BundleStatement, manifest: bytes) -> tuple[bool, int]:
+    """What counts of several: what is about the document that lies there, and the newest; nobody shall pass for old."""
+    return said.manifest == Digest.of(manifest), said.sequence
 
 
 def _statements(signatures: Iterable[bytes]) -> Iterator[BundleStatement]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from iarproxy.ledger.bundles import Applied, Applying
 from iarproxy.oci import Descriptor, Digest
 from iarproxy.oci.bundle_layout import volumes_of
 from iarproxy.oci.bundle_manifest import MEDIA_TYPE, BundleManifest, Carried
-from iarproxy.trust.bundle import envelope_of
+from iarproxy.trust.bundle import exact
 from iarproxy.trust.bundles import BundleStatement, file_of, signed, statement_in
 from iarproxy.trust.signing import PrivateKey
 
@@ -51,7 +51,8 @@ class Inbox:
     async def apply(self, folders: Sequence[Path]) -> str:
         """What the real one does last."""
         with BundleFolder.open(folders) as folder:
-            said, raw = statement_in(envelope_of(folder.signatures[0]).payload), folder.manifest
+            ours = next(each for each in map(exact, folder.signatures) if each.hint == KEY.public.hint)
+            said, raw = statement_in(ours.payload), folder.manifest
         if not self.needs.get(said.sequence, set()).issubset(self.applied):
             raise _needs()
         if said.sequence in self.wrong:
@@ -193,6 +194,19 @@ async def test_the_media_of_one_bundle(tmp_path: Path) -> None:
         assert (Fate.WAITING, "waits for its bundle.json") == (last.fate, last.said)
         bundle(inbox.root / "four", 2, volume=inbox.root / "three")
         assert ("site-a 2", "applied") in await inbox.run()
+
+
+async def test_what_a_stranger_says_beside_it(tmp_path: Path) -> None:
+    """A stranger's signature, which counts for nothing, cannot have a bundle pass for an old one, or one applied."""
+    async with an_inbox(tmp_path) as inbox:
+        for sequence in (5, 6):
+            folder = inbox.root / str(sequence)
+            bundle(folder, sequence)
+            said = statement_in(exact((folder / file_of(KEY.public)).read_bytes()).payload)
+            for number, other in enumerate((replace(said, sequence=1), replace(said, manifest=Digest.of(b"another")))):
+                _written(folder / f"bundle..{number}.sigstore.json", signed(other, PrivateKey.made()))
+            assert ("site-a " + str(sequence), "applied") in await inbox.run()
+        assert [5, 6] == inbox.applied
 
 
 async def test_what_is_unsigned_yet(tmp_path: Path) -> None:
