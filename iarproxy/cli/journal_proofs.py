@@ -17,7 +17,7 @@ from iarproxy.cli.options import (
     run,
     tag_reference,
 )
-from iarproxy.cli.output import Exit, out, print_error, print_json, stop, when
+from iarproxy.cli.output import Exit, out, plain, print_error, print_json, stop, when
 from iarproxy.cli.person_files import read
 from iarproxy.cli.wiring import Rooms, checkpointing
 from iarproxy.cli.writing import output
@@ -109,7 +109,7 @@ def check(
     out.print(f"{name}: {len(proven.pins)} entries, in a journal of {proven.checkpoint.size}", markup=False)
     for each in proven.pins:
         out.print(f"  {each.serial:>8}  {when(each.at)}  {_told(each)}", markup=False)
-    out.print(f"signed by   {proven.key}", markup=False)
+    out.print(plain(f"signed by   {proven.key}"), markup=False)
     for text in evidence.PROVES:
         out.print(f"proves      {text}", markup=False)
     for text in evidence.PROVES_NOT:
@@ -189,7 +189,7 @@ def compare(
         sizes = {name: getattr(found, name) for name in found.__dataclass_fields__}
         print_json({"verdict": kind, **sizes, "signatures": "checked" if trusted else "not checked"})
     else:
-        out.print(_verdict(found), markup=False)
+        out.print(plain(_verdict(found)), markup=False)
         if not trusted:
             print_error("signatures were not checked, and prove nothing so: give the journal's key by --key")
     if not isinstance(found, Same | Continued):

@@ -32,7 +32,7 @@ _KEY_SIZE = 32  # bytes
 _HASH = 4  # bytes of a key's hash
 _MARK = "\N{EM DASH} "  # what a signature's line begins with
 _NAME = re.compile(r"[^\s+]{1,256}")
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _KEY = re.compile(r"([^\s+]{1,256})\+([0-9a-f]{8})\+([A-Za-z0-9+/=]{1,64})")
 

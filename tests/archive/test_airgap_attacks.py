@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from airgap_bundles import APP, Made, fresh_site, made
 from airgap_sets import Rooms, Wanted
@@ -15,6 +16,7 @@ from airgap_world import Place, an_origin
 from iarproxy.errors import BundleRefused
 from iarproxy.oci import Digest, Tag, TagReference, parse_manifest, parse_reference
 from iarproxy.oci.bundle_manifest import BundleManifest
+from iarproxy.trust.note import Checkpoint, Note, SigningKey
 from images import Published, artifact, random_blob, small_image
 from test_airgap_fresh_eyes import apply
 from test_airgap_lies import told
@@ -167,3 +169,17 @@ def test_a_followed_tag_again(origin: Place, tmp_path: Path) -> None:
         known = site.within(lambda rooms: rooms.ledger.followed(tag))
         assert known is not None
         assert wanted.digest == known[0].digest
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def test_an_origin_whose_name_steers_terminals(good: Made, tmp_path: Path) -> None:
+    """What somebody calls his journal is printed as plain text where the journals of two bundles are compared."""
+    for number, name in enumerate(("one\u202e", "two\u2066")):
+        key = SigningKey(name, Ed25519PrivateKey.generate())
+        note = Note.signed(Checkpoint(name, 1, bytes(32)).text(), [key])
+        (tmp_path / str(number)).write_text(str(note))
+    ended = good.origin.run("journal", "compare", tmp_path / "0", tmp_path / "1")
+    assert (1, True) == (ended.code, "two journals: one  and two " in ended.out), ended
+    assert ended.out.replace("\n", "").isprintable()

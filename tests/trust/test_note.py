@@ -96,6 +96,7 @@ def test_no_flipped_byte_passes(position: int, mask: int) -> None:
         f"{TEXT}\n{LINE}".replace("\n", "\r\n"),
         f"{TEXT}\n{LINE}".replace("If", "\x00If"),
         f"{TEXT}\n{LINE}".replace("If", "\tIf"),
+        f"{TEXT}\n{LINE}".replace("If", "\x9bIf"),
         f"{TEXT}\n{LINE}".replace("\u2014", "-"),
         f"{TEXT}\n{LINE}".replace("AM=", "AM"),
         f"{TEXT}\n{LINE}".replace("AM=", "AN="),
