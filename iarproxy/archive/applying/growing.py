@@ -3,15 +3,19 @@
 Rule 1: a bundle takes nothing away that is attached here: it may be one of another set, of an earlier sync, or applied
         once more. A list of referrers has all that either names; a recall is what takes something away.
 Rule 2: a `.sig`, `.att` or `.sbom` tag is no list: the bundle's counts, unless ours has all of that, and more.
-Rule 3: where nothing is known, what the bundle has counts byte for byte, and so where it has all that is known.
+Rule 3: what is listed here and not held, as of a site that was online, goes: nobody offline could ask for it.
+Rule 4: where nothing is known, what the bundle has counts byte for byte, and so where it has all that is known.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
+
+import orjson
 
 from iarproxy.errors import Malformed
 from iarproxy.ledger import Ledger
@@ -60,11 +64,14 @@ class Growing:
         if known is None or known[0].digest == descriptor.digest:
             return brought
         ours, theirs = await self._document(known[0]), await self._document(descriptor)
-        if ours is None or theirs is None or _parts(ours) <= _parts(theirs):
+        if ours is None or theirs is None:
             return brought
-        if _parts(theirs) <= _parts(ours):
+        held = {each for each in _parts(ours) if self.store.find(each) is not None}
+        if held <= _parts(theirs):
+            return brought
+        if _parts(theirs) <= held == _parts(ours):
             return reference, ours.descriptor
-        return reference, await self._joined(reference, ours, theirs)
+        return reference, await self._joined(reference, theirs, ours, held)
 
     async def _document(self, descriptor: Descriptor) -> Manifest | None:
         raw = await self.store.read(descriptor.digest, MAX_MANIFEST)
@@ -73,13 +80,15 @@ class Growing:
         except Malformed:
             return None
 
-    async def _joined(self, reference: TagReference, ours: Manifest, theirs: Manifest) -> Descriptor:
+    async def _joined(
+        self, reference: TagReference, theirs: Manifest, ours: Manifest, held: AbstractSet[Digest]
+    ) -> Descriptor:
         """One list of everything, kept; theirs, where it is none (rule 2), or too long for one."""
         subject = reference.tag.subject
         if subject is None or reference.tag != Tag.attached_to(subject):
             return theirs.descriptor
         try:
-            raw = joined([theirs.raw, ours.raw])
+            raw = joined([theirs.raw], _entries(ours, held))
             found = parse_manifest(raw).descriptor
         except Malformed:
             return theirs.descriptor
@@ -93,6 +102,12 @@ async def _each(ask: Callable[[Followed], Awaitable[T]], brought: Sequence[Follo
     for start in range(0, len(brought), _AT_ONCE):
         found += await asyncio.gather(*map(ask, brought[start : start + _AT_ONCE]))
     return found
+
+
+def _entries(index: Manifest, wanted: AbstractSet[Digest]) -> list[dict[str, Any]]:
+    """How an index lists those of its children, as it is written."""
+    listed: list[dict[str, Any]] = orjson.loads(index.raw).get("manifests") or []
+    return [each for each, child in zip(listed, index.children, strict=True) if child.descriptor.digest in wanted]
 
 
 def _parts(manifest: Manifest) -> set[Digest]:
