@@ -11,7 +11,7 @@ from pathlib import Path
 from iarproxy.cli.person_files import read
 from iarproxy.errors import Malformed, Refused
 from iarproxy.ledger import key_files
-from iarproxy.trust.rotations import MAX_ROTATION, leading_to
+from iarproxy.trust.rotations import MAX_ROTATION, insist, leading_to
 from iarproxy.trust.signing import PrivateKey, PublicKey, public_keys
 
 _MAX_KEYS = 64 * 1024  # bytes
@@ -51,11 +51,17 @@ def rotations_beside(path: Path, key: PublicKey) -> dict[str, bytes]:
         Refused: one of them cannot be read.
     """
     found = sorted(path.absolute().parent.glob(ROTATIONS))[:_MAX_BESIDE]
-    beside = {read(each, MAX_ROTATION): each.name for each in found}
+    beside = {_rotation(each): each.name for each in found}
+    return {beside[raw]: raw for raw in leading_to(key, beside)}
+
+
+def _rotation(path: Path) -> bytes:
+    raw = read(path, MAX_ROTATION)
     try:
-        return {beside[raw]: raw for raw in leading_to(key, beside)}
+        insist(raw)
     except Malformed as error:
-        raise Refused(f"one of the rotations beside {path}: {error}") from error
+        raise Refused(f"{path}, beside the key: {error}; take it away") from error
+    return raw
 
 
 def _public(path: Path) -> tuple[PublicKey, ...]:

@@ -11,11 +11,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from airgap_bundles import APP, Made, fresh_site, made
-from airgap_sets import Rooms, Wanted
+from airgap_sets import Rooms, Wanted, hold, referrers_of
 from airgap_world import Place, an_origin
 from iarproxy.errors import BundleRefused
 from iarproxy.oci import Digest, Tag, TagReference, parse_manifest, parse_reference
 from iarproxy.oci.bundle_manifest import BundleManifest
+from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.trust.note import Checkpoint, Note, SigningKey
 from images import Published, artifact, random_blob, small_image
 from test_airgap_fresh_eyes import apply
@@ -40,6 +41,18 @@ def test_a_junk_signature_is_named(good: Made, tmp_path: Path, name: str, raw: b
         assert (1, True) == (ended.code, name in f"{ended.out}{ended.err}"), ended
     (bundle.folder / name).unlink()
     site.done(*verify)
+
+
+def test_a_junk_rotation_beside_the_key_is_named(origin: Place, tmp_path: Path) -> None:
+    """So is one that lies beside the key of whoever makes or signs a bundle."""
+    junk = origin.folder / "rotation.0123456789abcdef.sigstore.json"
+    junk.write_bytes(b"junk")
+    origin.sync("one", {APP: IMAGE})
+    key, words = origin.folder / "team.key", ("--sets", origin.sets_file, "--full", "-o", tmp_path / "one")
+    ended = origin.run("bundle", "create", "one", "--key", key, *words)
+    assert (1, True) == (ended.code, junk.name in ended.err), ended
+    junk.unlink()
+    origin.done("bundle", "create", "one", "--key", key, *words)
 
 
 def _fewer(manifest: BundleManifest) -> BundleManifest:
@@ -152,6 +165,23 @@ def test_a_recall_while_others_come(good: Made, tmp_path: Path) -> None:
         return len(await rooms.ledger.pins())
 
     assert 0 == site.within(work)
+
+
+def test_a_list_of_what_is_not_held(origin: Place, tmp_path: Path) -> None:
+    """What a site once read of an upstream's list, and does not hold, is listed no more: it could not be asked for."""
+    site, bundle = fresh_site(tmp_path / "site"), of_set(origin, "one", SBOM)
+    raw = referrers_of([artifact(IMAGE, data=b"elsewhere"), SIGNATURE])
+
+    async def once_online(rooms: Rooms) -> None:
+        index = parse_manifest(raw, OCI_INDEX).descriptor
+        await rooms.store.put(index.digest, raw)
+        await hold(rooms.store, SIGNATURE)
+        await rooms.ledger.link(FALLBACK.repository, [SIGNATURE.digest])
+        await rooms.ledger.set_followed(FALLBACK, index)
+
+    site.within(once_online)
+    site.done(*bundle.applying())
+    assert {SBOM.digest, SIGNATURE.digest} == attached_at(site)
 
 
 def test_a_followed_tag_again(origin: Place, tmp_path: Path) -> None:
