@@ -28,6 +28,7 @@ MEDIA_TYPE = "application/vnd.iarproxy.bundle.v1+json"
 MAX_BUNDLE = 256 * 2**20  # bytes of the document
 MAX_NAMES = 100_000  # and as many attachments
 _MAX_OBJECTS = 2_000_000  # lists and objects in the document: each takes fifty times what it takes there
+_MAX_VALUES = 4_000_000  # and of anything else, which takes ten times that
 SET_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -162,7 +163,8 @@ def document_in(raw: bytes) -> Any:
     Raises:
         Malformed: it would, or is no JSON.
     """
-    if len(raw) > MAX_BUNDLE or raw.count(b"[") + raw.count(b"{") > _MAX_OBJECTS:
+    objects = raw.count(b"[") + raw.count(b"{")
+    if len(raw) > MAX_BUNDLE or objects > _MAX_OBJECTS or raw.count(b",") > _MAX_VALUES:
         raise Malformed("not a bundle's manifest: there is more in it than in any")
     try:
         return orjson.loads(raw)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -154,6 +155,20 @@ def test_all_that_was_altered_is_told() -> None:
             vouched([signed(about(), ANN)], raw, [[ANN.public]])
         assert "names-altered" == both.value.code
         assert "it has 1 names instead of 2, and other attachments than were signed" in str(both.value)
+
+
+@pytest.mark.parametrize("value", [b"0", b'"a"', b'"a":1'])
+def test_more_than_any_bundle_has(value: bytes) -> None:
+    """A document that would fill the memory is not parsed only to say what of it was altered."""
+    open_, close = (b'{"names":{', b"}}") if b":" in value else (b'{"names":[', b"]}")
+    document = open_ + (value + b",") * 5_000_000 + value + close
+    tracemalloc.start()
+    try:
+        assert "manifest-altered" == refused(lambda: vouched([signed(about(), ANN)], document, [[ANN.public]]))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20
 
 
 def test_six_refusals_have_six_codes() -> None:
