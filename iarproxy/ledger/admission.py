@@ -11,6 +11,7 @@ Rule 3: a candidate is what upstream offered last for a name without a pin, and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeAlias, assert_never
@@ -20,7 +21,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select, tupl
 from iarproxy.errors import IarproxyError
 from iarproxy.ledger import journal, pins, seeds
 from iarproxy.ledger.journal import Entry
-from iarproxy.ledger.rows import CANDIDATES, NAME, SIGHTINGS, TAG, is_intact, key_of, sealed, where
+from iarproxy.ledger.rows import CANDIDATES, NAME, SIGHTINGS, TAG, for_each, is_intact, key_of, sealed, where
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.ledger.values import EventKind, Name, Pin, Unpinned, descriptor_of, to_json, to_text
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
@@ -73,11 +74,11 @@ CREATE TABLE candidates (
 )
 
 _SIGHTING = select(SIGHTINGS).where(*where(SIGHTINGS, "digest"))
-_SEE = insert(SIGHTINGS).prefix_with("OR IGNORE")
+_SEE = for_each(insert(SIGHTINGS).prefix_with("OR IGNORE"))
 _SEE_ANEW = insert(SIGHTINGS).prefix_with("OR REPLACE")
 _CANDIDATE = select(CANDIDATES).where(*where(CANDIDATES, *NAME))
 _OFFER = insert(CANDIDATES).prefix_with("OR REPLACE")
-_SETTLE = delete(CANDIDATES).where(*where(CANDIDATES, *NAME))
+_SETTLE = for_each(delete(CANDIDATES).where(*where(CANDIDATES, *NAME)))
 _COUNT = select(func.count()).select_from(CANDIDATES)
 _TAG = [CANDIDATES.c[name] for name in TAG]
 _WAITING = (
@@ -136,17 +137,15 @@ def first_seen(connection: Connection, digest: Digest) -> datetime | None:
     return datetime.fromisoformat(row.first_seen) if row is not None and is_intact(SIGHTINGS, row) else None
 
 
-def project(connection: Connection, entry: Entry) -> None:
-    """What follows from an entry: the sighting of what it tells of, and the candidate that it makes or ends."""
-    content = _content(entry)
-    if content is not None:
-        connection.execute(_SEE, _sighting(content.digest, entry.at))
-    if entry.name is None:
-        return
-    if entry.revision is not None:
-        connection.execute(_SETTLE, key_of(entry.name))
-    elif entry.kind == EventKind.QUARANTINED:
-        connection.execute(_OFFER, _row(_from_entry(entry.name, entry)))
+def project(connection: Connection, entries: Sequence[Entry]) -> None:
+    """What follows from entries: the sightings of what they tell of, and the candidates that they make or end."""
+    told = [(content, entry) for entry in entries if (content := _content(entry)) is not None]
+    _SEE(connection, [_sighting(content.digest, entry.at) for content, entry in told])
+    named = [(name, entry) for entry in entries if (name := entry.name) is not None]
+    _SETTLE(connection, [key_of(name) for name, entry in named if entry.revision is not None])
+    for name, entry in named:
+        if entry.revision is None and entry.kind == EventKind.QUARANTINED:
+            connection.execute(_OFFER, _row(_from_entry(name, entry)))
 
 
 def candidate(connection: Connection, name: Name) -> Withheld | None:

@@ -8,6 +8,7 @@ Rule 3: of a digest that was promoted ten thousand times the newest records are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import orjson
 from sqlalchemy import Connection, bindparam, column, insert, select, table, text
 
 from iarproxy.ledger.journal import Entry
-from iarproxy.ledger.rows import is_intact, sealed, where
+from iarproxy.ledger.rows import for_each, is_intact, sealed, where
 from iarproxy.ledger.values import EventKind, to_json
 from iarproxy.oci import Descriptor, Digest, Repository
 
@@ -45,7 +46,7 @@ CREATE TABLE attached (
 
 _COLUMNS = ("registry", "repository", "subject", "serial", "digest", "media_type", "size", "artifact_type")
 ATTACHED = table("attached", *map(column, (*_COLUMNS, "annotations", "checksum")))
-_INSERT = insert(ATTACHED).prefix_with("OR REPLACE")
+_INSERT = for_each(insert(ATTACHED).prefix_with("OR REPLACE"))
 _OF = (
     select(ATTACHED)
     .where(*where(ATTACHED, "registry", "repository", "subject"))
@@ -71,14 +72,11 @@ def attachment(attached: AttachedManifest) -> dict[str, Any]:
     return {**(to_json(attached.descriptor) or {}), **shown}
 
 
-def project(connection: Connection, entry: Entry) -> None:
-    """Make the row that follows from the entry of a promotion."""
-    if entry.kind != EventKind.PROMOTED:
-        return
-    body = entry.document()
-    statement = body.get("statement")
-    if statement is not None:
-        connection.execute(_INSERT, _row(entry, body["descriptor"]["digest"], statement))
+def project(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Make the rows that follow from the entries of promotions."""
+    told = [(entry, entry.document()) for entry in entries if entry.kind == EventKind.PROMOTED]
+    recorded = [(entry, body) for entry, body in told if body.get("statement") is not None]
+    _INSERT(connection, [_row(entry, body["descriptor"]["digest"], body["statement"]) for entry, body in recorded])
 
 
 def _row(entry: Entry, subject: str, statement: dict[str, Any]) -> dict[str, Any]:

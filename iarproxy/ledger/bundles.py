@@ -265,8 +265,7 @@ def _reattach(
     linked: Mapping[Repository, Collection[Digest]],
 ) -> None:
     followed.write_all(tx.connection, attachments, tx.now())
-    for repository, digests in linked.items():
-        links.link(tx.connection, repository, digests)
+    links.link_all(tx.connection, linked)
 
 
 def _body(applying: Applying) -> dict[str, Any]:

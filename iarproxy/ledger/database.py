@@ -57,14 +57,13 @@ class Changes:
 EVERYTHING = Changes(everything=True)
 
 
-def project(connection: Connection, entry: Entry) -> None:
-    """Make the rows that follow from a journal entry."""
-    if entry.revision is not None:
-        pins.project(connection, entry)
-    drift.project(connection, entry)
-    recalls.project(connection, entry)
-    admission.project(connection, entry)
-    attached.project(connection, entry)
+def project(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Make the rows that follow from journal entries: one, or several about different names."""
+    pins.project(connection, entries)
+    drift.project(connection, entries)
+    recalls.project(connection, entries)
+    admission.project(connection, entries)
+    attached.project(connection, entries)
 
 
 class Database:
@@ -128,8 +127,9 @@ class Database:
                 self._unseen += (fresh := journal.entries_after(self.connection, self._seen, _MANY))
                 self._seen = fresh[-1].serial if fresh else self._seen
                 self._version = -1 if len(fresh) == _MANY else version  # -1: look again, there is more
-            changes = _changes(self._unseen)
-            if changes.everything or any(map(recalls.is_about, self._unseen)):
+        changes = _changes(self._unseen)  # out of turn: of an act on many names this takes a while
+        if changes.everything or any(map(recalls.is_about, self._unseen)):
+            with failures(self.path), self._readers_turn():
                 changes = replace(changes, recalled=recalls.read(self.connection))
         self._unseen = []
         return changes
@@ -202,12 +202,10 @@ class Database:
 
 
 def _changes(entries: Sequence[Entry]) -> Changes:
-    if not all(entry.is_intact() for entry in entries):
+    if any(entry.kind in _CHANGES_ALL or not entry.is_intact() for entry in entries):
         return EVERYTHING
     try:
         changed = [entry.name for entry in entries if entry.kind not in _NO_CHANGE]
     except IarproxyError:
-        return EVERYTHING
-    if any(entry.kind in _CHANGES_ALL for entry in entries):
         return EVERYTHING
     return Changes(tuple(dict.fromkeys(name for name in changed if name is not None)))

@@ -11,6 +11,7 @@ Rule 4: a person's acknowledgement is an entry of the journal, and believed only
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, assert_never
@@ -21,7 +22,7 @@ from sqlalchemy import Connection, delete, insert, literal_column, select, text
 from iarproxy.errors import Conflict, IarproxyError
 from iarproxy.ledger import journal, pins
 from iarproxy.ledger.journal import MAX_EVIDENCE, Entry
-from iarproxy.ledger.rows import DRIFT, JOURNAL, NAME, is_intact, key_of, sealed, where
+from iarproxy.ledger.rows import DRIFT, JOURNAL, NAME, for_each, is_intact, key_of, sealed, where
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.ledger.values import (
     Acknowledged,
@@ -65,7 +66,7 @@ _ACCUSATION = (
     .order_by(JOURNAL.c.serial.desc())
     .limit(1)
 )
-_DELETE = delete(DRIFT).where(*where(DRIFT, *NAME))
+_END = for_each(delete(DRIFT).where(*where(DRIFT, *NAME)))
 _REPLACE = insert(DRIFT).prefix_with("OR REPLACE")
 _LOOKED_BACK = 50  # entries
 _VERDICTS: dict[str, VerdictName] = {str(kind): verdict for verdict, kind in _KINDS.items()}
@@ -153,15 +154,13 @@ def accusation(connection: Connection, name: Name) -> Entry | None:
     return found if found is not None and found.is_intact() else None
 
 
-def project(connection: Connection, entry: Entry) -> None:
-    """Make the row that follows from a drift entry; a new revision of the pin begins without one."""
-    name = entry.name
-    if name is None:
-        return
-    if entry.revision is not None:
-        connection.execute(_DELETE, key_of(name))
-    elif entry.kind in _VERDICTS:
-        _write(connection, name, Digest.parse(entry.document()["pinned"]), _from_entry(entry))
+def project(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Make the rows that follow from drift entries; a new revision of a pin begins without one."""
+    named = [(name, entry) for entry in entries if (name := entry.name) is not None]
+    _END(connection, [key_of(name) for name, entry in named if entry.revision is not None])
+    for name, entry in named:
+        if entry.revision is None and entry.kind in _VERDICTS:
+            _write(connection, name, Digest.parse(entry.document()["pinned"]), _from_entry(entry))
 
 
 def drifting(connection: Connection) -> list[tuple[Pin, DriftState]]:

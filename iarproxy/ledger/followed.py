@@ -6,13 +6,13 @@ Rule 2: a row that fails its checksum is nothing: upstream is asked again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, bindparam, insert, select, tuple_
 
-from iarproxy.ledger.rows import FOLLOWED, TAG, is_intact, sealed, tag_key, where
+from iarproxy.ledger.rows import FOLLOWED, TAG, for_each, is_intact, sealed, several, tag_key, where
 from iarproxy.ledger.values import to_text
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 
@@ -27,7 +27,7 @@ _PAGE = (
     .order_by(*_TAG)
     .limit(bindparam("limit"))
 )
-_REPLACE = insert(FOLLOWED).prefix_with("OR REPLACE")
+_REPLACE = for_each(insert(FOLLOWED).prefix_with("OR REPLACE"))
 
 
 def read(connection: Connection, reference: TagReference) -> tuple[Descriptor, datetime] | None:
@@ -55,11 +55,10 @@ def write(connection: Connection, reference: TagReference, descriptor: Descripto
     write_all(connection, [(reference, descriptor)], at)
 
 
-def write_all(connection: Connection, found: Iterable[tuple[TagReference, Descriptor]], at: datetime) -> None:
+def write_all(connection: Connection, found: Sequence[tuple[TagReference, Descriptor]], at: datetime) -> None:
     """Keep what each of these tags offers `at` this moment."""
-    rows = [sealed(FOLLOWED, _row(reference, descriptor, at)) for reference, descriptor in found]
-    if rows:
-        connection.execute(_REPLACE, rows)
+    for some in several(found):
+        _REPLACE(connection, [sealed(FOLLOWED, _row(reference, descriptor, at)) for reference, descriptor in some])
 
 
 def _row(reference: TagReference, descriptor: Descriptor, at: datetime) -> dict[str, Any]:

@@ -10,16 +10,17 @@ Rule 3: an entry that fails its hash is never used; which one, is said.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Self
 
 import orjson
 from sqlalchemy import Connection, bindparam, func, insert, literal_column, select
 
 from iarproxy.errors import IarproxyError, LedgerDamaged
-from iarproxy.ledger.rows import JOURNAL, NAME, key_of, where
+from iarproxy.ledger.rows import JOURNAL, NAME, for_each, key_of, newest_of, sought, where
 from iarproxy.ledger.values import Event, EventKind, Name, to_text
 from iarproxy.oci import Repository, Tag, TagReference
 from iarproxy.oci.routing import DEFAULT
@@ -30,7 +31,7 @@ _HASH_AT = -(len(b',"hash":""}') + 64)
 _PAGE = 500  # rows
 
 
-_INSERT = insert(JOURNAL)
+_INSERT = for_each(insert(JOURNAL))
 _LAST = select(JOURNAL).order_by(JOURNAL.c.serial.desc()).limit(1)
 _AT_SERIAL = select(JOURNAL).where(*where(JOURNAL, "serial"))
 _AFTER = (
@@ -48,6 +49,7 @@ _LAST_PINNING = (
     .order_by(JOURNAL.c.revision.desc())
     .limit(1)
 )
+_LAST_PINNINGS = newest_of(JOURNAL, "revision", NAME, "newest.revision IS NOT NULL")
 _HASHES = (
     select(JOURNAL.c.serial, JOURNAL.c.hash)
     .where(JOURNAL.c.serial > bindparam("serial"))
@@ -181,11 +183,14 @@ class Entry:
         )
 
     def _fields(self) -> tuple[Any, ...]:
-        return tuple(getattr(self, name) for name in _FIELDS)
+        fields: tuple[Any, ...] = _FIELDS_OF(self)
+        return fields
 
 
-_FIELDS = tuple(each.name for each in JOURNAL.columns if each.name != "hash")
+_ROW = tuple(each.name for each in JOURNAL.columns)
+_FIELDS = _ROW[:-1]  # all but the hash
 _HEADER = _FIELDS[:-1]
+_ROW_OF, _FIELDS_OF, _NAME_OF = attrgetter(*_ROW), attrgetter(*_FIELDS), attrgetter(*NAME)
 
 
 def _signed(fields: Sequence[Any]) -> bytes:
@@ -203,9 +208,9 @@ def _names(reference: TagReference | None) -> tuple[str | None, str | None, str 
     return reference.repository.registry, reference.repository.name, reference.tag.value
 
 
-def insert_entry(connection: Connection, entry: Entry) -> None:
-    """Put `entry` at the end of the journal; the trigger insists on the chain."""
-    connection.execute(_INSERT, {name: getattr(entry, name) for name in (*_FIELDS, "hash")})
+def insert_entries(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Put `entries` at the end of the journal; the trigger insists on the chain."""
+    _INSERT(connection, [dict(zip(_ROW, _ROW_OF(entry), strict=True)) for entry in entries])
 
 
 def last(connection: Connection) -> Head:
@@ -251,6 +256,12 @@ def last_pinning(connection: Connection, name: Name) -> Entry | None:
     """The entry that made or removed the tag's current pin, as stored; None where the journal knows of none."""
     row = connection.execute(_LAST_PINNING, key_of(name)).one_or_none()
     return None if row is None else Entry(*row)
+
+
+def last_pinnings(connection: Connection, names: Iterable[Name]) -> dict[tuple[str, ...], Entry]:
+    """As `last_pinning` for each of several names, by the columns `rows.NAME`; those without one are missing."""
+    entries = [Entry(*row) for row in connection.execute(_LAST_PINNINGS, sought(map(key_of, names))).all()]
+    return {_NAME_OF(entry): entry for entry in entries}
 
 
 def pinnings(connection: Connection, name: Name) -> list[Entry]:

@@ -6,23 +6,40 @@ Rule 2: a row that fails its checksum is no link: the next fetch through the rep
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.sqlite import insert
 
-from iarproxy.ledger.rows import LINKS, is_intact, sealed, where
+from iarproxy.ledger.rows import LINKS, for_each, is_intact, sealed, several, where
 from iarproxy.oci import Digest, Repository
 
 _ROW = select(LINKS).where(*where(LINKS, "registry", "repository", "digest"))
-_REPLACE = insert(LINKS).prefix_with("OR REPLACE")
+_WANTED = insert(LINKS)
+_LINK = for_each(  # most links of a bundle are there already: a row that is as it should be is not written again
+    _WANTED.on_conflict_do_update(
+        index_elements=["registry", "repository", "digest"],
+        set_={"checksum": _WANTED.excluded.checksum},
+        where=LINKS.c.checksum != _WANTED.excluded.checksum,
+    )
+)
 
 
 def link(connection: Connection, repository: Repository, digests: Iterable[Digest]) -> None:
     """Let `repository` hand out `digests`."""
-    names = {"registry": repository.registry, "repository": repository.name}
-    rows = [sealed(LINKS, {**names, "digest": str(digest)}) for digest in digests]
-    if rows:
-        connection.execute(_REPLACE, rows)
+    link_all(connection, {repository: tuple(digests)})
+
+
+def link_all(connection: Connection, linked: Mapping[Repository, Collection[Digest]]) -> None:
+    """Let each of the repositories hand out its digests."""
+    pairs = [(repository, digest) for repository, digests in linked.items() for digest in digests]
+    for some in several(pairs):
+        _LINK(connection, [_row(repository, digest) for repository, digest in some])
+
+
+def _row(repository: Repository, digest: Digest) -> dict[str, Any]:
+    return sealed(LINKS, {"registry": repository.registry, "repository": repository.name, "digest": str(digest)})
 
 
 def is_linked(connection: Connection, repository: Repository, digest: Digest) -> bool:

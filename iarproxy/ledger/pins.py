@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from datetime import datetime
-from types import SimpleNamespace
+from operator import itemgetter
 from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, bindparam, func, insert, select, tuple_
@@ -21,8 +21,21 @@ from sqlalchemy import Connection, bindparam, func, insert, select, tuple_
 from iarproxy.errors import Conflict, IarproxyError, LedgerDamaged, Malformed
 from iarproxy.ledger import journal, recalls
 from iarproxy.ledger.journal import Entry
-from iarproxy.ledger.rows import NAME, PINS, TAG, is_intact, key_of, sealed, where
-from iarproxy.ledger.transaction import Transaction
+from iarproxy.ledger.rows import (
+    NAME,
+    PINS,
+    TAG,
+    for_each,
+    is_intact,
+    key_of,
+    newest_of,
+    sealed,
+    several,
+    sought,
+    those_of,
+    where,
+)
+from iarproxy.ledger.transaction import Part, Transaction
 from iarproxy.ledger.values import Change, Damage, EventKind, Name, Pin, Unpinned, descriptor_of, to_json
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 
@@ -33,9 +46,12 @@ _MAX_REASON = 4096  # characters
 _SPELLED = 20  # conflicts told one by one
 _AFTER_REMOVAL = "first fetch after its removal"
 
-_INSERT = insert(PINS)
+_INSERT = for_each(insert(PINS))
 _CURRENT = select(PINS).where(*where(PINS, *NAME)).order_by(PINS.c.revision.desc()).limit(1)
-_REVISION = select(PINS).where(*where(PINS, *NAME, "revision"))
+_CURRENTS = newest_of(PINS, "revision", NAME)
+_REVISION = (*NAME, "revision")
+_COLUMNS_OF = itemgetter(*(each.name for each in PINS.columns))
+_REVISIONS = those_of(PINS, _REVISION)
 _WITHIN = (
     select(PINS).where(*where(PINS, "environment", "registry", "repository")).order_by(PINS.c.tag, PINS.c.revision)
 )
@@ -57,7 +73,21 @@ def standing(connection: Connection, name: Name) -> Pin | Unpinned:
         LedgerDamaged: when they do not.
     """
     row = connection.execute(_CURRENT, key_of(name)).one_or_none()
-    entry = journal.last_pinning(connection, name)
+    return _believed(name, row, journal.last_pinning(connection, name))
+
+
+def standings(connection: Connection, names: Sequence[Name]) -> list[Pin | Unpinned]:
+    """As `standing` for each of many names, in few statements; raises as that, for the first that is damaged."""
+    found = []
+    for some in several(names):
+        rows = {tuple(row[: len(NAME)]): row for row in connection.execute(_CURRENTS, sought(map(key_of, some))).all()}
+        entries = journal.last_pinnings(connection, some)
+        keys = [tuple(key_of(name).values()) for name in some]
+        found += [_believed(name, rows.get(key), entries.get(key)) for name, key in zip(some, keys, strict=True)]
+    return found
+
+
+def _believed(name: Name, row: Any, entry: Entry | None) -> Pin | Unpinned:
     if row is None and entry is None:
         return Unpinned(name.reference, environment=name.environment)
     if row is None or entry is None or not _agree(row, entry):
@@ -94,25 +124,32 @@ def row_of(entry: Entry) -> dict[str, Any]:
     )
 
 
-def project(connection: Connection, entry: Entry) -> None:
-    """Make the row of `entry`, then look: the trigger ignores a first pin that is not the first."""
-    connection.execute(_INSERT, row_of(entry))
-    if not is_projected(connection, entry):
+def project(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Make the rows of `entries`, then look: the trigger ignores a first pin that is not the first."""
+    made = [(entry, row_of(entry)) for entry in entries if entry.revision is not None]
+    _INSERT(connection, [row for _, row in made])
+    for entry in _lacking(connection, made):
         raise LedgerDamaged(f"{entry.name} is pinned in a way that the ledger cannot read")
 
 
 def is_projected(connection: Connection, entry: Entry) -> bool:
     """Whether the row of `entry` is there as it was made."""
-    wanted = row_of(entry)
-    found = connection.execute(_REVISION, {name: wanted[name] for name in (*NAME, "revision")}).one_or_none()
-    return found is not None and tuple(found) == tuple(wanted[each.name] for each in PINS.columns)
+    return not _lacking(connection, [(entry, row_of(entry))])
+
+
+def _lacking(connection: Connection, made: Sequence[tuple[Entry, dict[str, Any]]]) -> list[Entry]:
+    """Those of the entries whose row is not there as it was made."""
+    keys = [{name: row[name] for name in _REVISION} for _, row in made]
+    found = {tuple(row) for row in connection.execute(_REVISIONS, sought(keys)).all()}
+    return [entry for entry, row in made if _COLUMNS_OF(row) not in found]
 
 
 def pin(tx: Transaction, found: Unpinned, descriptor: Descriptor, source: str) -> Pin:
     """Pin what `standing` just found without a pin, in the same transaction (rule 2)."""
     recalls.insist(tx.connection, [descriptor.digest])
     reason = _AFTER_REMOVAL if found.revision else ""
-    made = _revise(tx, EventKind.PINNED, found, _change_of(found, descriptor, source), reason=reason, actor=SELF)
+    wanted = Change(found.environment, found.reference, None, descriptor, source)
+    made = _revise(tx, EventKind.PINNED, [found], [wanted], reason=reason, actor=SELF)[0]
     assert isinstance(made, Pin)  # noqa: S101  # a change to a descriptor makes a pin; for the type checker
     return made
 
@@ -129,10 +166,10 @@ def change(
     insist_reason(reason, actor)
     if len({each.name for each in changes}) != len(changes):
         raise Malformed("one act changes a name once")
-    found = [standing(tx.connection, each.name) for each in changes]
+    found = standings(tx.connection, [each.name for each in changes])
     _insist_expected([_conflict(now, each) for now, each in zip(found, changes, strict=True)])
     recalls.insist(tx.connection, [each.new.digest for each in changes if each.new is not None])
-    return [_revise(tx, kind, now, each, reason=reason, actor=actor) for now, each in zip(found, changes, strict=True)]
+    return _revise(tx, kind, found, changes, reason=reason, actor=actor)
 
 
 def insist_reason(reason: str, actor: str) -> None:
@@ -185,22 +222,21 @@ def tags(connection: Connection, environment: str, repository: Repository) -> li
 def _agree(row: Sequence[Any], entry: Entry) -> bool:
     if not is_intact(PINS, row) or not entry.is_intact():
         return False
-    wanted = row_of(entry)
-    return tuple(row) == tuple(wanted[each.name] for each in PINS.columns)
+    return bool(tuple(row) == _COLUMNS_OF(row_of(entry)))
 
 
 def _value(name: Name, row: Any, entry: Entry) -> Pin | Unpinned:
     if row.digest is None:
         was = Digest.parse(row.previous_digest)
         return Unpinned(name.reference, row.revision, name.environment, was, retired=entry.kind == EventKind.RETIRED)
+    content = Descriptor(row.media_type, Digest.parse(row.digest), row.size)
+    return _pin(name, content, row.pinned_at, row.source, row.revision)
+
+
+def _pin(name: Name, content: Descriptor, at: str, source: str, revision: int) -> Pin:
     # interned: a hundred thousand pins are remembered, of a few media types and sources
-    descriptor = Descriptor(sys.intern(row.media_type), Digest.parse(row.digest), row.size)
-    pinned_at, source = datetime.fromisoformat(row.pinned_at), sys.intern(row.source)
-    return Pin(name.reference, descriptor, pinned_at, source, row.revision, name.environment)
-
-
-def _change_of(found: Unpinned, descriptor: Descriptor, source: str) -> Change:
-    return Change(found.environment, found.reference, None, descriptor, source)
+    shared = Descriptor(sys.intern(content.media_type), content.digest, content.size)
+    return Pin(name.reference, shared, datetime.fromisoformat(at), sys.intern(source), revision, name.environment)
 
 
 def _conflict(now: Pin | Unpinned, wanted: Change) -> Conflict | None:
@@ -231,17 +267,29 @@ def _insist_expected(conflicts: Sequence[Conflict | None]) -> None:
 
 
 def _revise(
-    tx: Transaction, kind: EventKind, now: Pin | Unpinned, wanted: Change, *, reason: str, actor: str
-) -> Pin | Unpinned:
+    tx: Transaction,
+    kind: EventKind,
+    found: Sequence[Pin | Unpinned],
+    changes: Sequence[Change],
+    *,
+    reason: str,
+    actor: str,
+) -> list[Pin | Unpinned]:
+    parts = [_part(now, each) for now, each in zip(found, changes, strict=True)]
+    entries = tx.append_all(kind, parts, actor=actor, reason=reason)
+    return [_made(now, each, entry) for now, each, entry in zip(found, changes, entries, strict=True)]
+
+
+def _part(now: Pin | Unpinned, wanted: Change) -> Part:
     previous = str(now.descriptor.digest) if isinstance(now, Pin) else None
     body = {**wanted.detail, "descriptor": to_json(wanted.new), "source": wanted.source, "previous": previous}
-    entry = tx.append(
-        kind,
-        wanted.reference,
-        environment=wanted.environment,
-        actor=actor,
-        reason=reason,
-        revision=now.revision + 1,
-        body=body,
-    )
-    return _value(wanted.name, SimpleNamespace(**row_of(entry)), entry)
+    return Part(wanted.name, body, now.revision + 1)
+
+
+def _made(now: Pin | Unpinned, wanted: Change, entry: Entry) -> Pin | Unpinned:
+    """What the entry of `wanted` made of what stood until `now`."""
+    revision, new = now.revision + 1, wanted.new
+    if new is None:
+        retired = entry.kind == EventKind.RETIRED
+        return Unpinned(wanted.reference, revision, wanted.environment, wanted.old, retired=retired)
+    return _pin(wanted.name, new, entry.at, wanted.source, revision)

@@ -192,11 +192,9 @@ def read(connection: Connection) -> Known:
     return MappingProxyType(found)
 
 
-def project(connection: Connection, entry: Entry) -> None:
-    """Make or take away the row that follows from an entry."""
-    if entry.kind not in _KINDS:
-        return
-    for digest in _named(entry):
+def project(connection: Connection, entries: Sequence[Entry]) -> None:
+    """Make or take away the rows that follow from entries."""
+    for entry, digest in ((each, digest) for each in entries if is_about(each) for digest in _named(each)):
         if entry.kind == EventKind.UNRECALLED:
             connection.execute(_DELETE, {"digest": str(digest)})
         else:

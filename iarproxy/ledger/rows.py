@@ -6,21 +6,40 @@ Rule 2: the encoding is unambiguous: a JSON array, so that no two rows share one
         NULL. What JSON cannot encode (bytes, broken UTF-8) was never written by us: not intact.
 Rule 3: rows of the default environment are encoded without its name, as they were before there were others; rows of
         others have one column more, so that neither can be taken for the other.
+Rule 4: what an act does to many names is read and written `AT_ONCE` at a time: a statement of its own for each name
+        costs ten times what SQLite does for it, and all that time everybody else waits for the ledger.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from operator import itemgetter
+from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import ColumnElement, TableClause, bindparam, column, table
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Delete,
+    Insert,
+    TableClause,
+    TextClause,
+    bindparam,
+    column,
+    table,
+    text,
+)
+from sqlalchemy.dialects import sqlite
 
 from iarproxy.ledger.values import Name
 from iarproxy.oci import TagReference
 from iarproxy.oci.routing import DEFAULT
 
+T = TypeVar("T")
+
+AT_ONCE = 500  # rows read or written by one statement
 _CHECKSUM_SIZE = 16  # bytes: against rot, not against people; the journal's sha256 chain is there for those
 
 
@@ -112,6 +131,57 @@ def key_of(name: Name) -> dict[str, str]:
     return {"environment": name.environment, **tag_key(name.reference)}
 
 
+def for_each(statement: Insert | Delete) -> Callable[[Connection, Sequence[Mapping[str, Any]]], None]:
+    """What runs `statement` for each of some rows; it is compiled here and now, and its parameters are taken as is."""
+    compiled = statement.compile(dialect=sqlite.dialect())
+    words, values = str(compiled), itemgetter(*compiled.positiontup or ())
+
+    def run(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        if rows:
+            connection.exec_driver_sql(words, [values(row) for row in rows])
+
+    return run
+
+
+def newest_of(source: TableClause, by: str, names: Sequence[str], only: str = "TRUE") -> TextClause:
+    """Of each of the keys in `sought`, which are columns `names`, the row of `source` whose `by` is the greatest.
+
+    `only`: of which rows; SQL about the table `newest`.
+    """
+    among = f"FROM {source.name} AS newest WHERE {_same('newest', names)} AND {only}"
+    greatest = f"{source.name}.{by} = (SELECT max(newest.{by}) {among})"
+    return _of_each(source, names, f"{_same(source.name, names)} AND {greatest}")
+
+
+def those_of(source: TableClause, names: Sequence[str]) -> TextClause:
+    """The rows of `source` whose columns `names` are one of the keys in `sought`."""
+    return _of_each(source, names, _same(source.name, names))
+
+
+def sought(keys: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The parameter of `newest_of` and `those_of`."""
+    return {"sought": orjson.dumps(list(keys)).decode()}
+
+
+def _of_each(source: TableClause, names: Sequence[str], condition: str) -> TextClause:
+    """A CROSS JOIN, so that SQLite goes through the keys and looks each one up."""
+    keys = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
+    columns = ", ".join(f"{source.name}.{each.name}" for each in source.columns)
+    return text(
+        f"WITH sought AS MATERIALIZED (SELECT {keys} FROM json_each(:sought)) "  # noqa: S608  # our own names
+        f"SELECT {columns} FROM sought CROSS JOIN {source.name} ON {condition}"
+    )
+
+
+def _same(source: str, names: Sequence[str]) -> str:
+    return " AND ".join(f"{source}.{name} = sought.{name}" for name in names)
+
+
+def several(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """`values`, `AT_ONCE` of them at a time."""
+    return (values[start : start + AT_ONCE] for start in range(0, len(values), AT_ONCE))
+
+
 def checksum(name: str, values: Sequence[Any]) -> bytes:
     """The checksum of a row of table `name` whose other columns are `values`, in the table's order."""
     return hashlib.blake2b(orjson.dumps([name, *values]), digest_size=_CHECKSUM_SIZE).digest()
@@ -119,8 +189,7 @@ def checksum(name: str, values: Sequence[Any]) -> bytes:
 
 def sealed(into: TableClause, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` with the row's checksum, ready to insert into `into`."""
-    ordered = [values[each.name] for each in into.columns if each.name != "checksum"]
-    return {**values, "checksum": checksum(into.name, _covered(into, ordered))}
+    return {**values, "checksum": checksum(into.name, _covered(into, _all_but_checksum(into)(values)))}
 
 
 def is_intact(source: TableClause, row: Sequence[Any]) -> bool:
@@ -130,7 +199,17 @@ def is_intact(source: TableClause, row: Sequence[Any]) -> bool:
 
 def _covered(source: TableClause, row: Sequence[Any]) -> Sequence[Any]:
     """What of a row the checksum is over (rule 3)."""
-    return row[1:] if "environment" in source.c and row[0] == DEFAULT else row
+    return row[1:] if row[0] == DEFAULT and _names(source)[0] == "environment" else row
+
+
+@cache
+def _names(source: TableClause) -> tuple[str, ...]:
+    return tuple(each.name for each in source.columns)
+
+
+@cache
+def _all_but_checksum(source: TableClause) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    return itemgetter(*_names(source)[:-1])
 
 
 def is_sealed(name: str, row: Sequence[Any]) -> bool:
