@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Any, Self
 
 import orjson
-from sqlalchemy import Connection, bindparam, func, insert, literal_column, select
+from sqlalchemy import Connection, TextClause, bindparam, func, insert, literal_column, select
 
 from iarproxy.errors import IarproxyError, LedgerDamaged
 from iarproxy.ledger.rows import JOURNAL, NAME, for_each, key_of, newest_of, sought, where
@@ -260,7 +260,12 @@ def last_pinning(connection: Connection, name: Name) -> Entry | None:
 
 def last_pinnings(connection: Connection, names: Iterable[Name]) -> dict[tuple[str, ...], Entry]:
     """As `last_pinning` for each of several names, by the columns `rows.NAME`; those without one are missing."""
-    entries = [Entry(*row) for row in connection.execute(_LAST_PINNINGS, sought(map(key_of, names))).all()]
+    return of_names(connection, _LAST_PINNINGS, names)
+
+
+def of_names(connection: Connection, newest: TextClause, names: Iterable[Name]) -> dict[tuple[str, ...], Entry]:
+    """What `newest` (`rows.newest_of`) finds for each of several names, as stored, by the columns `rows.NAME`."""
+    entries = [Entry(*row) for row in connection.execute(newest, sought(map(key_of, names))).all()]
     return {_NAME_OF(entry): entry for entry in entries}
 
 

@@ -12,15 +12,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, bindparam, func, select, text, tuple_
 
 from iarproxy.errors import LedgerDamaged, Malformed
-from iarproxy.ledger.journal import Entry
+from iarproxy.ledger.journal import Entry, of_names
 from iarproxy.ledger.pins import insist_reason
-from iarproxy.ledger.rows import JOURNAL, NAME, key_of, where
-from iarproxy.ledger.transaction import Transaction
+from iarproxy.ledger.rows import JOURNAL, NAME, key_of, newest_of, several, where
+from iarproxy.ledger.transaction import Part, Transaction
 from iarproxy.ledger.values import EventKind, Name
 from iarproxy.oci import Digest, TagReference
 
@@ -40,6 +40,7 @@ STEP = (
 _IS_SEED = text("journal.kind IN ('seeded', 'unseeded')")  # no parameters: SQLite finds its partial index by this
 _NAMES = tuple(JOURNAL.c[name] for name in NAME)
 _NEWEST = select(JOURNAL).where(_IS_SEED, *where(JOURNAL, *NAME)).order_by(JOURNAL.c.serial.desc()).limit(1)
+_NEWESTS = newest_of(JOURNAL, "serial", NAME, "newest.kind IN ('seeded', 'unseeded')")
 _SERIALS = (
     select(func.max(JOURNAL.c.serial))
     .where(_IS_SEED, tuple_(*_NAMES) > tuple_(*(bindparam(name) for name in NAME)))
@@ -123,31 +124,39 @@ class Seeds:
 
 def _put(tx: Transaction, wanted: dict[Name, Digest], reason: str, actor: str) -> list[Seed]:
     _insist(len(wanted), reason, actor)
-    made = []
-    for name, digest in wanted.items():
-        before = expected(tx.connection, name)
-        if before != digest:
-            body = {"digest": str(digest), "previous": None if before is None else str(before)}
-            environment = name.environment
-            entry = tx.append(
-                EventKind.SEEDED, name.reference, environment=environment, reason=reason, actor=actor, body=body
-            )
-            made.append(Seed(name, digest, datetime.fromisoformat(entry.at), entry.actor, entry.reason))
-    return made
+    before = _expected(tx.connection, list(wanted))
+    fresh = {name: digest for name, digest in wanted.items() if before[name] != digest}
+    parts = [Part(name, _body(digest, before[name])) for name, digest in fresh.items()]
+    entries = tx.append_all(EventKind.SEEDED, parts, reason=reason, actor=actor)
+    return [
+        Seed(name, digest, datetime.fromisoformat(entry.at), entry.actor, entry.reason)
+        for (name, digest), entry in zip(fresh.items(), entries, strict=True)
+    ]
 
 
 def _drop(tx: Transaction, names: list[Name], reason: str, actor: str) -> list[Name]:
     _insist(len(names), reason, actor)
-    dropped = []
-    for name in names:
-        before = expected(tx.connection, name)
-        if before is not None:
-            body, environment = {"digest": None, "previous": str(before)}, name.environment
-            tx.append(
-                EventKind.UNSEEDED, name.reference, environment=environment, reason=reason, actor=actor, body=body
-            )
-            dropped.append(name)
+    before = _expected(tx.connection, names)
+    dropped = [name for name in names if before[name] is not None]
+    parts = [Part(name, _body(None, before[name])) for name in dropped]
+    tx.append_all(EventKind.UNSEEDED, parts, reason=reason, actor=actor)
     return dropped
+
+
+def _expected(connection: Connection, names: Sequence[Name]) -> dict[Name, Digest | None]:
+    """As `expected` for each of many names; raises as that."""
+    found: dict[Name, Digest | None] = dict.fromkeys(names)
+    for some in several(names):
+        entries = of_names(connection, _NEWESTS, some)
+        for name in some:
+            entry = entries.get(tuple(key_of(name).values()))
+            seed = None if entry is None else _seed(entry)
+            found[name] = None if seed is None else seed.digest
+    return found
+
+
+def _body(digest: Digest | None, before: Digest | None) -> dict[str, Any]:
+    return {"digest": None if digest is None else str(digest), "previous": None if before is None else str(before)}
 
 
 def _insist(count: int, reason: str, actor: str) -> None:
