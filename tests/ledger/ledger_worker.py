@@ -1,10 +1,12 @@
-"""A process of its own that works on a ledger: `python ledger_worker.py race|wait|ack|gap|uses PATH NUMBER COUNT`.
+"""A process of its own that works on a ledger: `python ledger_worker.py WHAT PATH NUMBER COUNT`.
 
+WHAT is one of:
 race: pins COUNT tags, each to a digest of its own, in groups, and prints the digests that it was answered.
 wait: the same for tags whose rule asks for an approval, each twice; prints what it was answered.
 ack:  pins tags for ever and prints each one as it is answered, until it is killed.
 gap:  pins one tag and is killed after the commit, before the line in the journal file.
 uses: records COUNT times that 20 clients pulled one tag.
+beside: asks for names when it is told to, and tells what it remembers, and in the end what it was answered.
 """
 
 from __future__ import annotations
@@ -88,6 +90,22 @@ async def uses(path: Path, count: int) -> None:
     await made.close()
 
 
+async def beside(path: Path) -> None:
+    async with opened(path, empty=False) as ledger:
+        await ledger.pin_of(tag("held"))
+        os.write(1, b"ready\n")
+        await asyncio.to_thread(sys.stdin.readline)
+        first = asyncio.create_task(ledger.add(tag("fresh"), content("fresh"), SOURCE))
+        other = asyncio.create_task(ledger.pin_of(tag("v0")))
+        await asyncio.sleep(0)  # both have asked now
+        os.write(1, b"asked\n")
+        await asyncio.to_thread(sys.stdin.readline)
+        held, waiting = ledger.peek(tag("held")), not first.done()
+        os.write(1, f"{held.descriptor.digest if held else None} {waiting}\n".encode())
+        pins = [await first, await other, await ledger.pin_of(tag("held"))]
+        os.write(1, json.dumps([str(pin.descriptor.digest) if pin else None for pin in pins]).encode())
+
+
 if __name__ == "__main__":
     what, where, who, many = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     match what:
@@ -99,5 +117,7 @@ if __name__ == "__main__":
             asyncio.run(ack(where, who, many))
         case "uses":
             asyncio.run(uses(where, many))
+        case "beside":
+            asyncio.run(beside(where))
         case _:
             gap(where)

@@ -1,8 +1,15 @@
-"""Bundles in the ledger: sequences, and applies that happen as one or not at all, for every process."""
+"""Bundles in the ledger: sequences, and applies that happen as one or not at all, for every process.
+
+`IARPROXY_SEEDS=200` lets an apply beside which others work bring 10,000 names instead of 1,000.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -15,11 +22,14 @@ from iarproxy.errors import BundleRefused, Conflict, LedgerDamaged, LedgerUnavai
 from iarproxy.ledger import DEFAULT, Change, EventKind, Ledger, Pin, Unpinned, rebuild
 from iarproxy.ledger.bundles import Applying, apply_within
 from iarproxy.ledger.database import Database
+from iarproxy.ledger.transaction import Transaction
 from iarproxy.oci import Digest, TagReference
 from ledger_world import APP, SOURCE, STORE, content, database, opened, sql, tag
 
 ORIGIN = "iarproxy/origin"
 FULL = {"kind": "none"}
+HERE = Path(__file__).parent
+MANY = 10_000 if os.environ.get("IARPROXY_SEEDS") == "200" else 1000
 
 
 def bundle(text: str) -> Digest:
@@ -225,4 +235,52 @@ async def test_no_room_in_the_middle_of_an_apply(tmp_path: Path, pages: int) -> 
     async with opened(path, empty=False) as ledger:
         assert 300 == len(await ledger.pins())
         assert 2 + 300 == await ledger.serial()
+        assert (await ledger.verify()).ok
+
+
+def applied_while_asked(path: Path, applying: Applying) -> tuple[str, list[str | None]]:
+    """What another process tells of a remembered pin at the end of an apply, and what it was answered after that."""
+    command = [sys.executable, str(HERE / "ledger_worker.py"), "beside", str(path), "0", "0"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    pipe = subprocess.PIPE
+    told = []
+    with (
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, bufsize=1) as other,
+        closing(database(path, empty=False)) as held,
+    ):
+        assert other.stdin is not None
+        assert other.stdout is not None
+        talk = (other.stdin, other.stdout)
+        told.append(talk[1].readline())
+
+        def work(tx: Transaction) -> list[Pin | Unpinned]:
+            """The apply, from the first question to the last in the ledger's one transaction."""
+            talk[0].write("ask\n")
+            told.append(talk[1].readline())
+            made = apply_within(tx, applying=applying)
+            talk[0].write("tell\n")
+            told.append(talk[1].readline())
+            return made
+
+        outcomes = held.write([work])
+        assert [len(applying.changes)] == [len(each) for each in outcomes if isinstance(each, list)]
+        answers = json.loads(other.communicate(timeout=60)[0])
+    assert ["ready\n", "asked\n"] == told[:2]
+    return told[2], answers
+
+
+async def test_others_go_on_beside_a_large_apply(tmp_path: Path) -> None:
+    """While it has the ledger, another process tells what it remembers; what it asks then is answered after it."""
+    path = tmp_path / "ledger.db"
+    async with opened(path) as ledger:
+        await ledger.add(tag("held"), content("held"), SOURCE)
+    names: list[tuple[str, str | None, str | None]] = [(f"v{each}", None, f"content {each}") for each in range(MANY)]
+    followed = [(tag(f"sha256-{number:064x}"), content(f"attached {number}")) for number in range(MANY)]
+    told, answers = await asyncio.to_thread(applied_while_asked, path, bringing(1, names, followed=followed))
+    assert f"{content('held').digest} True\n" == told
+    assert [str(content(each).digest) for each in ("fresh", "content 0", "held")] == answers
+    async with opened(path, empty=False) as ledger:
+        fresh = await ledger.made(tag("fresh"))
+        assert fresh is not None
+        assert 2 + 1 + MANY + 1 == fresh.serial == await ledger.serial()
         assert (await ledger.verify()).ok
