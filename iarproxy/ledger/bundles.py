@@ -14,6 +14,7 @@ Rule 4: followed tags and links are not in the journal. What the newest applied 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -188,14 +189,15 @@ class Bundles:
             Malformed: without a reason or an actor. Recalled: a digest is denied.
             LedgerDamaged, LedgerUnavailable: nothing was applied.
         """
-        count = sum(map(len, applying.links.values()))
-        deadline = DEADLINE + _EACH * (len(applying.changes) + len(applying.followed)) + _EACH_LINK * count
+        rows = await asyncio.to_thread(links.rows_of, applying.links)
+        deadline = DEADLINE + _EACH * (len(applying.changes) + len(applying.followed)) + _EACH_LINK * len(rows)
 
         def keep(made: list[Pin | Unpinned]) -> None:
             for each in made:
                 self._shared.within(each.environment).keep_act(each)
 
-        return await self._shared.thread.write(partial(apply_within, applying=applying), kept=keep, deadline=deadline)
+        work = partial(apply_within, applying=applying, links_made=rows)
+        return await self._shared.thread.write(work, kept=keep, deadline=deadline)
 
     async def reattach(
         self,
@@ -203,9 +205,9 @@ class Bundles:
         linked: Mapping[Repository, Collection[Digest]],
     ) -> None:
         """Set followed tags and links again, as an applied bundle has them (rule 4)."""
-        count = len(attachments) + sum(map(len, linked.values()))
-        work = partial(_reattach, attachments=attachments, linked=linked)
-        await self._shared.thread.write(work, deadline=DEADLINE + _EACH_LINK * count)
+        rows = await asyncio.to_thread(links.rows_of, linked)
+        work = partial(_reattach, attachments=attachments, links_made=rows)
+        await self._shared.thread.write(work, deadline=DEADLINE + _EACH_LINK * (len(attachments) + len(rows)))
 
 
 def last_applied(connection: Connection, origin: str, set_name: str) -> Applied | None:
@@ -234,8 +236,8 @@ def _make(tx: Transaction, *, name: str, bundle: Digest, base: dict[str, Any], a
     return sequence
 
 
-def apply_within(tx: Transaction, *, applying: Applying) -> list[Pin | Unpinned]:
-    """What `Bundles.apply` does, within a transaction; raises as that."""
+def apply_within(tx: Transaction, *, applying: Applying, links_made: Sequence[dict[str, Any]]) -> list[Pin | Unpinned]:
+    """What `Bundles.apply` does, within a transaction; raises as that. `links_made`: `links.rows_of` its links."""
     pins.insist_reason(applying.reason, applying.actor)
     if len(applying.checkpoint) > MAX_CHECKPOINT:
         raise Malformed(f"the origin's checkpoint has {len(applying.checkpoint)} characters; no checkpoint is so long")
@@ -254,7 +256,7 @@ def apply_within(tx: Transaction, *, applying: Applying) -> list[Pin | Unpinned]
         reason=applying.reason,
         body=_body(applying),
     )
-    _reattach(tx, attachments=applying.followed, linked=applying.links)
+    _reattach(tx, attachments=applying.followed, links_made=links_made)
     return pins.change(tx, EventKind.IMPORTED, applying.changes, reason=applying.reason, actor=applying.actor)
 
 
@@ -262,10 +264,10 @@ def _reattach(
     tx: Transaction,
     *,
     attachments: Sequence[tuple[TagReference, Descriptor]],
-    linked: Mapping[Repository, Collection[Digest]],
+    links_made: Sequence[dict[str, Any]],
 ) -> None:
     followed.write_all(tx.connection, attachments, tx.now())
-    links.link_all(tx.connection, linked)
+    links.insert_all(tx.connection, links_made)
 
 
 def _body(applying: Applying) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Rule 2: a row that fails its checksum is no link: the next fetch through the rep
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, select
@@ -28,14 +28,18 @@ _LINK = for_each(  # most links of a bundle are there already: a row that is as 
 
 def link(connection: Connection, repository: Repository, digests: Iterable[Digest]) -> None:
     """Let `repository` hand out `digests`."""
-    link_all(connection, {repository: tuple(digests)})
+    insert_all(connection, rows_of({repository: digests}))
 
 
-def link_all(connection: Connection, linked: Mapping[Repository, Collection[Digest]]) -> None:
-    """Let each of the repositories hand out its digests."""
-    pairs = [(repository, digest) for repository, digests in linked.items() for digest in digests]
-    for some in several(pairs):
-        _LINK(connection, [_row(repository, digest) for repository, digest in some])
+def rows_of(linked: Mapping[Repository, Iterable[Digest]]) -> list[dict[str, Any]]:
+    """The rows that let each of the repositories hand out its digests, to be made before the ledger is locked."""
+    return [_row(repository, digest) for repository, digests in linked.items() for digest in digests]
+
+
+def insert_all(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert those of `rows` that are not there."""
+    for some in several(rows):
+        _LINK(connection, some)
 
 
 def _row(repository: Repository, digest: Digest) -> dict[str, Any]:

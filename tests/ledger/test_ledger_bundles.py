@@ -22,6 +22,7 @@ from iarproxy.errors import BundleRefused, Conflict, LedgerDamaged, LedgerUnavai
 from iarproxy.ledger import DEFAULT, Change, EventKind, Ledger, Pin, Unpinned, rebuild
 from iarproxy.ledger.bundles import Applying, apply_within
 from iarproxy.ledger.database import Database
+from iarproxy.ledger.links import rows_of
 from iarproxy.ledger.transaction import Transaction
 from iarproxy.oci import Digest, TagReference
 from ledger_world import APP, SOURCE, STORE, content, database, opened, sql, tag
@@ -214,7 +215,7 @@ async def test_a_damaged_apply_is_no_older_one(tmp_path: Path) -> None:
 
 
 def applied(held: Database, applying: Applying) -> list[Pin | Unpinned]:
-    outcome = held.write([partial(apply_within, applying=applying)])[0]
+    outcome = held.write([partial(apply_within, applying=applying, links_made=rows_of(applying.links))])[0]
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
@@ -243,7 +244,7 @@ def applied_while_asked(path: Path, applying: Applying) -> tuple[str, list[str |
     command = [sys.executable, str(HERE / "ledger_worker.py"), "beside", str(path), "0", "0"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
     pipe = subprocess.PIPE
-    told = []
+    links_made, told = rows_of(applying.links), []
     with (
         subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, bufsize=1) as other,
         closing(database(path, empty=False)) as held,
@@ -257,7 +258,7 @@ def applied_while_asked(path: Path, applying: Applying) -> tuple[str, list[str |
             """The apply, from the first question to the last in the ledger's one transaction."""
             talk[0].write("ask\n")
             told.append(talk[1].readline())
-            made = apply_within(tx, applying=applying)
+            made = apply_within(tx, applying=applying, links_made=links_made)
             talk[0].write("tell\n")
             told.append(talk[1].readline())
             return made
