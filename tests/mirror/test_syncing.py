@@ -216,6 +216,31 @@ async def test_a_limit_is_waited_for(world: World, registry: FakeRegistry, tmp_p
     assert len(waits) >= 1
 
 
+@pytest.mark.parametrize("held", [False, True], ids=["first", "again"])
+async def test_a_list_of_tags_is_waited_for(
+    world: World,
+    registry: FakeRegistry,
+    tmp_path: Path,
+    held: bool,  # noqa: FBT001  # parametrized
+) -> None:
+    """A limit on the list of tags is waited for, and told as what it is, whether or not tags of it are pinned here."""
+    registry.content.publish("team/app", "1", small_image(1))
+    wanted = a_set(tmp_path, f"[[set.repositories]]\nname = '{APP}'\ntags = ['1']")
+    if held:
+        assert () == (await sync(world, wanted)).failed
+    registry.faults.add("*/tags/list*", Fault(status=429, headers={"Retry-After": "6"}), times=1)
+    (failed,) = (await sync(world, wanted)).failed
+    assert (False, True) == (failed.refused, "rate limit" in failed.why or "asked too much" in failed.why)
+    waits: list[float] = []
+
+    class Told(Silent):
+        def waits(self, upstream: str, seconds: float, why: str) -> None:
+            waits.append(seconds)
+
+    assert () == (await sync(world, wanted, 60.0, progress=Told())).failed
+    assert 1 == len(waits)
+
+
 async def test_the_floor_is_kept_for_clients(tmp_path: Path, registry: FakeRegistry) -> None:
     """Nothing is spent of what is left to clients: the sync is incomplete, and a client still gets its image."""
     registry.content.publish("team/app", "1", small_image(1))
@@ -272,7 +297,8 @@ async def test_upstream_gone_for_ever(world: World, registry: FakeRegistry, tmp_
     await registry.stop()
     assert () == (await sync(world, wanted)).failed
     body = f"{references('team/app:1')}\n[[set.repositories]]\nname = '{APP}'\ntags = ['1']"
-    assert [f"{APP} (tags 1)"] == [each.what for each in (await sync(world, a_set(tmp_path, body))).failed][:1]
+    failed = (await sync(world, a_set(tmp_path, body))).failed[0]
+    assert (f"{APP} (tags 1)", True) == (failed.what, "no connection" in failed.why)
 
 
 async def test_what_is_attached_and_forbidden_is_refused(world: World, registry: FakeRegistry, tmp_path: Path) -> None:

@@ -73,22 +73,24 @@ class Listings:
         """End what is under way for nobody any more."""
         await self._asking.close()
 
-    async def tags(self, repository: Repository, pins: PinSet) -> TagList:
+    async def tags(self, repository: Repository, pins: PinSet, *, whole: bool = False) -> TagList:
         """All tags that upstream has or that `pins` hold, sorted by their characters' code points.
 
+        `whole`: what we hold alone is no answer, so upstream's part is waited for.
+
         Raises:
-            UnknownName, Denied: upstream has no such repository, and neither have we.
-            Unavailable: upstream does not answer, and we hold no tag of it.
+            UnknownName, Denied: upstream has no such repository, and neither have we, or that is no answer.
+            Unavailable: upstream does not answer, and we hold no tag of it, or that is no answer.
         """
         ours = await pins.tags_of(repository)
         if ours and self._upstreams.is_offline:
             return TagList(repository, tuple(ours), complete=True)
-        complete = True
+        complete, alone = True, bool(ours) and not whole
         try:
-            async with asyncio.timeout(_FOR_TAGS if ours else None):
+            async with asyncio.timeout(_FOR_TAGS if alone else None):
                 theirs = await self._upstreams[repository.registry].tags(repository.name)
         except (Unavailable, Refused, TimeoutError):
-            if not ours:
+            if not alone:
                 raise
             theirs, complete = [], False
         if complete:

@@ -10,12 +10,13 @@ Rule 3: a line of a lock that has a digest and no tag asks for that content; one
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from functools import partial
+from typing import Protocol
 
 from iarproxy.config.wanted import WantedRepository, WantedSet
-from iarproxy.errors import IarproxyError, Malformed, UnknownManifest, Unsupported, UpstreamUnavailable
+from iarproxy.errors import IarproxyError, Malformed, UnknownManifest, Unsupported
 from iarproxy.mirror.serving.answers import TagList
 from iarproxy.mirror.sync.values import Asked, Failed, Named, each_once, of_locked
 from iarproxy.mirror.sync.waiting import Waiting
@@ -24,7 +25,13 @@ from iarproxy.oci.lock import NO_DIGEST, NO_TAG, Locked, Skipped
 from iarproxy.trust.choosing import choose
 from iarproxy.upstream.listing import MAX_TAGS
 
-Tags = Callable[[Repository], Awaitable[TagList]]
+
+class Tags(Protocol):
+    """What lists repositories."""
+
+    def __call__(self, repository: Repository, *, whole: bool = False) -> Awaitable[TagList]:
+        """See `Listings.tags`."""
+        ...
 
 
 async def names_of(wanted: WantedSet, waiting: Waiting, tags: Tags) -> Named:
@@ -74,9 +81,7 @@ def _told(skipped: Skipped) -> str:
 
 
 async def _chosen(wanted: WantedRepository, tags: Tags) -> list[Asked]:
-    listed = await tags(wanted.repository)
-    if not listed.complete:
-        raise UpstreamUnavailable(f"{wanted.repository.registry} does not list the tags of {wanted.repository}")
+    listed = await tags(wanted.repository, whole=True)
     if len(listed.tags) >= MAX_TAGS:
         raise Unsupported(f"it has {MAX_TAGS} tags or more, too many to choose of; name tags in `references`")
     chosen = choose(wanted.selection, listed.tags)

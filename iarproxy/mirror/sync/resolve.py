@@ -84,10 +84,10 @@ class Resolving:
             case _:
                 assert_never(asked.reference)
 
-    async def tags(self, repository: Repository) -> TagList:
+    async def tags(self, repository: Repository, *, whole: bool = False) -> TagList:
         """The tags of a repository, as `Listings.tags` has them for the default environment."""
         await self._upstreams[repository.registry].require(Purpose.BACKGROUND)
-        return await self._listings.tags(repository, self._ledger)
+        return await self._listings.tags(repository, self._ledger, whole=whole)
 
     async def _tag(self, asked: Asked, reference: TagReference) -> Resolved:
         upstream = self._upstreams[reference.repository.registry]
