@@ -89,6 +89,7 @@ async def _compare(rooms: Rooms, sides: tuple[str, str], files: dict[str, Lock])
             known[side] = await use.pins(environment_of(rooms.config, side.removeprefix(_ENVIRONMENT)).name)
     unknown: list[Offer] = []
     if UPSTREAM in sides:
+        rooms.insist_on_upstreams()
         ((other, lock),) = known.items()
         offers = await use.offers([each.reference for each in lock.entries])
         unknown = [each for each in offers if each.error is not None]

@@ -70,6 +70,7 @@ def check(
 
     async def command(rooms: Rooms) -> list[Checked | Unjudged]:
         place = _drifting(environment_of(rooms.config, env))
+        rooms.insist_on_upstreams()
         wanted = [tag_reference(ref, rooms.config) for ref in refs or []]
         found = await _check_all(rooms, place, wanted or await rooms.mirror.drift.watched(place))
         await rooms.mirror.holding.settle()  # what upstream no longer offers is fetched now or never

@@ -16,7 +16,7 @@ from pathlib import Path
 import platformdirs
 
 from iarproxy.config import Config
-from iarproxy.errors import ConfigError
+from iarproxy.errors import ConfigError, Offline
 from iarproxy.ledger import Ledger
 from iarproxy.metrics import Metrics
 from iarproxy.mirror.drift.checking import Checked
@@ -39,6 +39,17 @@ class Rooms:
     ledger: Ledger
     upstreams: Upstreams
     mirror: Mirror
+
+    def insist_on_upstreams(self) -> None:
+        """Return if upstreams may be asked what they offer.
+
+        Raises:
+            Offline: the configuration says that none ever is.
+        """
+        if self.upstreams.is_offline:
+            raise Offline(
+                "this configuration is offline, so no upstream is asked what it offers; ask where they can be asked"
+            )
 
 
 def become_owner(path: Path) -> None:
