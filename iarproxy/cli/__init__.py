@@ -7,13 +7,17 @@ Rule: importing all of it makes a hundred thousand objects that stay; the collec
 from __future__ import annotations
 
 import gc
+import sys
 
 
 def main() -> None:
     """The console script."""
     gc.disable()
-    from iarproxy.cli import app  # noqa: PLC0415  # see the rule
-
+    try:
+        from iarproxy.cli import app  # noqa: PLC0415  # see the rule
+    except KeyboardInterrupt:  # what tells all other ends is not there yet
+        sys.stderr.write("iarproxy: interrupted before anything was done\n")
+        sys.exit(130)
     gc.freeze()
     gc.enable()
     app.main()
