@@ -74,7 +74,7 @@ class Space:
         reserve = min(whole // 50, 256 * _MIB) if self._reserve is None else self._reserve
         if free - wanted < reserve:
             raise StoreFull(
-                f"the disk is full: {free} bytes are free and {reserve} are kept back; free some space",
+                f"the disk is too full for {wanted} bytes more: {free} are free and {reserve} are kept back; free some",
                 free=free,
                 reserve=reserve,
             )
