@@ -125,6 +125,7 @@ def test_a_link_is_lost(chain: Chain) -> None:
                 sum(digest in said for digest in missing),
                 missing == set(fresh(LOST)),
             )
+            assert f"continues bundle {number - 1}, and" in said
             assert before == chain.site.holdings()
         chain.site.done("bundle", "receipt", "site-a", "--pub", chain.folder / "site.pub")
         again = chain.create("again", "--receipt", chain.receipts[LOST - 1], "--trust", chain.folder / "site.pub")

@@ -38,6 +38,7 @@ from iarproxy.oci import Descriptor, Digest, TagReference
 from iarproxy.oci.bundle_manifest import MEDIA_TYPE, BundleManifest
 from iarproxy.oci.volumes import Volume, extents
 from iarproxy.store import Store
+from iarproxy.trust.bundle_statement import Base
 from iarproxy.trust.bundles import Fresh, Repeated, Standing, Vouched, judge
 from iarproxy.trust.signing import PublicKey
 
@@ -171,7 +172,7 @@ class Site:
         checkpoint, remark = await self._witnessed(folder, bundle)
         self.naming.insist(manifest)
         self.naming.insist_on_none_recalled(manifest, order.prefer)
-        await asyncio.to_thread(self._insist_on_base, manifest)
+        await asyncio.to_thread(self._insist_on_base, manifest, said.base)
         await self.naming.compare(manifest, said, order.prefer)
         taken, spare = await self._take(folder, manifest, told)
         contained = Contained(self.store, manifest)
@@ -202,15 +203,16 @@ class Site:
         seen = evidence.compared(shown, await self.ledger.bundles.history(), bundle.statement.set)
         return str(shown.checkpoint.note), evidence.told(shown, seen)
 
-    def _insist_on_base(self, manifest: BundleManifest) -> None:
+    def _insist_on_base(self, manifest: BundleManifest, base: Base) -> None:
         missing = [each for each in manifest.requires if self.store.find(each) is None]
         if missing:
             more = f" and {len(missing) - _SPELLED} more" if len(missing) > _SPELLED else ""
+            before = "another one" if base.sequence is None else f"bundle {base.sequence}"
             raise BundleRefused(
                 "missing-base",
-                f"this bundle continues another one, and {len(missing)} blobs that it needs are not here:"
-                f" {', '.join(map(str, missing[:_SPELLED]))}{more}; apply the bundles before it first, or have one made"
-                f" with `iarproxy bundle create {manifest.set} --receipt`",
+                f"this bundle continues {before}, and {len(missing)} blobs that it needs are not here:"
+                f" {', '.join(map(str, missing[:_SPELLED]))}{more}; apply {before} first, or have one made with"
+                f" `iarproxy bundle create {manifest.set} --receipt`, or `--full`",
                 missing=len(missing),
             )
 
