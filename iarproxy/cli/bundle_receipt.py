@@ -66,3 +66,5 @@ def receipt(
         run(config, command)
     if to is not None:
         out.print(f"{to}: receipt of set {name}; carry it to the origin", markup=False)
+    if public is not None:
+        out.print(f"{public}: this site's key; give it to the origin, by a way that you trust", markup=False)

@@ -80,7 +80,8 @@ def showing(*, quiet: bool) -> Iterator[Bars]:
     hidden = quiet or not err.is_terminal
     columns = (TextColumn("{task.description:>12}"), BarColumn())
     stages = Progress(*columns, MofNCompleteColumn(), console=err, disable=hidden)
-    bytes_ = Progress(*columns, DownloadColumn(), TransferSpeedColumn(), console=err, disable=hidden)
+    speed = (DownloadColumn(binary_units=True), TransferSpeedColumn())
+    bytes_ = Progress(*columns, *speed, console=err, disable=hidden)
     bars = Bars(stages, bytes_, quiet=quiet)
     if hidden:
         yield bars

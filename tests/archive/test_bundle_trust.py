@@ -127,7 +127,8 @@ def test_a_receipt_again(origin: Place, site: Place, tmp_path: Path) -> None:
     none = site.run("bundle", "receipt", SET)
     assert (1, True) == (none.code, "no bundle of set site-a" in none.err)
     folder = made(origin, tmp_path / "one")
-    assert "" == site.done("bundle", "receipt", SET, "--pub", tmp_path / "early.pub").out
+    early = site.done("bundle", "receipt", SET, "--pub", tmp_path / "early.pub").out
+    assert f"{tmp_path}/early.pub: this site's key; give it to the origin, by a way that you trust\n" == early
     site.done("bundle", "apply", folder, *trusting(origin, "team"), "--receipt", tmp_path / "first")
     site.done("bundle", "receipt", SET, "-o", tmp_path / "again", "--pub", tmp_path / "site.pub")
     assert (tmp_path / "early.pub").read_bytes() == (tmp_path / "site.pub").read_bytes()
