@@ -2,7 +2,7 @@
 
 Rule 1: `index.json` lists images only, and those only of which all that the wanted platforms need is in this bundle:
         runtimes that import every entry find nothing that they cannot read or have. `iarproxy/index-full.json` lists
-        everything.
+        all names and attachments whose manifests are in this bundle; what the site holds `bundle.json` tells.
 Rule 2: full names stand in both annotations, `org.opencontainers.image.ref.name` and `io.containerd.image.name`: the
         first is compared as a whole by skopeo and podman, the second is preferred by containerd.
 Rule 3: an index that is carried without some of its children is listed, and says so: podman, skopeo and containerd
@@ -32,10 +32,13 @@ SPARSE = "dev.iarproxy.sparse"  # how many children of an index are left out
 def layout_files(manifest: BundleManifest) -> list[Literal]:
     """The layout's own files, in the order in which they are written."""
     listed = [each for each in manifest.names if each.listed]
+    carried = {each.digest for each in manifest.provides}
+    every: Iterable[BundledName | BundledAttachment] = (*manifest.names, *manifest.attachments)
+    full = [each for each in every if each.descriptor.digest in carried]
     return [
         LAYOUT,
         Literal("index.json", index_of(listed)),
-        Literal("iarproxy/index-full.json", index_of([*manifest.names, *manifest.attachments])),
+        Literal("iarproxy/index-full.json", index_of(full)),
     ]
 
 

@@ -6,11 +6,14 @@ Rule 2: it decides every byte of the volumes. Their framing follows from it (`oc
 Rule 3: it names all that the set is, not only what travels: `requires` is what the site must hold already, and with
         `provides` it is the whole closure of all names.
 Rule 4: what is read is checked whole; a document that is not exactly what is written here is `Malformed`.
+Rule 5: it is short, for it travels with each delta: lists of digests are packed (`oci.digest_list`), and media types
+        stand in a table of their own, in the order in which names, then attachments, have them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -20,9 +23,10 @@ import orjson
 from iarproxy.errors import Malformed
 from iarproxy.oci.descriptor import Descriptor
 from iarproxy.oci.digest import Digest
+from iarproxy.oci.digest_list import packed, unpacked
 from iarproxy.oci.manifest import Manifest
 from iarproxy.oci.reference import Reference, TagReference
-from iarproxy.oci.set_record import described, described_in, reference_of, tag_of
+from iarproxy.oci.set_record import reference_of, tag_of
 
 MEDIA_TYPE = "application/vnd.iarproxy.bundle.v1+json"
 MAX_BUNDLE = 256 * 2**20  # bytes of the document
@@ -102,14 +106,18 @@ class BundleManifest:
 
     def dump(self) -> bytes:
         """The document."""
+        every: Iterable[BundledName | BundledAttachment] = (*self.names, *self.attachments)
+        types = list(dict.fromkeys(each.descriptor.media_type for each in every))
+        numbers = {media_type: number for number, media_type in enumerate(types)}
         return orjson.dumps(
             {
                 "mediaType": MEDIA_TYPE,
                 "set": self.set,
-                "names": [_of_name(each) for each in self.names],
-                "attachments": [_of_attachment(each) for each in self.attachments],
+                "mediaTypes": types,
+                "names": [_of_name(each, numbers) for each in self.names],
+                "attachments": [_of_attachment(each, numbers) for each in self.attachments],
                 "provides": [[str(each.digest), each.size] for each in self.provides],
-                "requires": list(map(str, self.requires)),
+                "requires": packed(self.requires),
                 "volumeSize": self.volume_size,
                 "pieces": {str(digest): list(hashes) for digest, hashes in self.pieces},
             },
@@ -121,10 +129,15 @@ class BundleManifest:
         what of a document was changed.
         """
         document = orjson.loads(self.dump())
-        kinds = ("names", "attachments", "provides", "requires")
+        kinds = {
+            "names": self.names,
+            "attachments": self.attachments,
+            "provides": self.provides,
+            "requires": self.requires,
+        }
         return {
-            kind: (len(document[kind]), Digest.of(orjson.dumps(document[kind], option=orjson.OPT_SORT_KEYS)))
-            for kind in kinds
+            kind: (len(entries), Digest.of(orjson.dumps(document[kind], option=orjson.OPT_SORT_KEYS)))
+            for kind, entries in kinds.items()
         }
 
     @classmethod
@@ -138,12 +151,13 @@ class BundleManifest:
             document = document_in(raw)
             if max(len(document["names"]), len(document["attachments"])) > MAX_NAMES:
                 raise Malformed(f"not a bundle's manifest: over {MAX_NAMES} names or attachments")
+            types = tuple(map(str, document["mediaTypes"]))
             found = cls(
                 set=document["set"],
-                names=tuple(map(_name, document["names"])),
-                attachments=tuple(map(_attachment, document["attachments"])),
+                names=tuple(_name(each, types) for each in document["names"]),
+                attachments=tuple(_attachment(each, types) for each in document["attachments"]),
                 provides=tuple(Carried(Digest.parse(digest), size) for digest, size in document["provides"]),
-                requires=tuple(map(Digest.parse, document["requires"])),
+                requires=unpacked(document["requires"]),
                 volume_size=document["volumeSize"],
                 pieces=tuple((Digest.parse(digest), tuple(each)) for digest, each in document["pieces"].items()),
             )
@@ -175,7 +189,7 @@ def document_in(raw: bytes) -> Any:
 def _is_sound(found: BundleManifest) -> bool:
     provided, named = [each.digest for each in found.provides], [str(each.reference) for each in found.names]
     attached = [str(each.reference) for each in found.attachments]
-    ordered = all(_rises(each) for each in (provided, found.requires, named, attached))
+    ordered = all(map(_rises, (provided, named, attached)))  # the packed ones are
     sized = all(type(each.size) is int and each.size >= 0 for each in found.provides)
     limited = found.volume_size is None or (type(found.volume_size) is int and found.volume_size > 0)
     hashed = all(len(each) == 64 and set(each) <= set("0123456789abcdef") for _, all_ in found.pieces for each in all_)  # noqa: PLR2004  # hex digits of a sha256
@@ -194,30 +208,35 @@ def _rises(values: Any) -> bool:
     return all(first < second for first, second in pairwise(values))
 
 
-def _of_name(name: BundledName) -> dict[str, Any]:
-    omitted = sorted(map(str, name.omitted))
+def _of_name(name: BundledName, types: Mapping[str, int]) -> dict[str, Any]:
     return {
-        "reference": str(name.reference),
-        **described(name.descriptor),
-        **({"omitted": omitted} if omitted else {}),
+        **_described(name, types),
+        **({"omitted": packed(sorted(name.omitted))} if name.omitted else {}),
         **({"listed": True} if name.listed else {}),
     }
 
 
-def _name(document: dict[str, Any]) -> BundledName:
-    omitted = tuple(map(Digest.parse, document.get("omitted", ())))
+def _name(document: dict[str, Any], types: Sequence[str]) -> BundledName:
+    omitted = unpacked(document.get("omitted", {}))
     reference = reference_of(document["reference"])
-    return BundledName(reference, described_in(document), omitted, listed=bool(document.get("listed", False)))
+    return BundledName(reference, _descriptor(document, types), omitted, listed=bool(document.get("listed", False)))
 
 
-def _of_attachment(attachment: BundledAttachment) -> dict[str, Any]:
-    return {
-        "reference": str(attachment.reference),
-        **described(attachment.descriptor),
-        "manifests": sorted(map(str, attachment.manifests)),
-    }
+def _of_attachment(attachment: BundledAttachment, types: Mapping[str, int]) -> dict[str, Any]:
+    return {**_described(attachment, types), "manifests": packed(sorted(attachment.manifests))}
 
 
-def _attachment(document: dict[str, Any]) -> BundledAttachment:
-    manifests = tuple(map(Digest.parse, document["manifests"]))
-    return BundledAttachment(tag_of(document["reference"]), described_in(document), manifests)
+def _attachment(document: dict[str, Any], types: Sequence[str]) -> BundledAttachment:
+    return BundledAttachment(
+        tag_of(document["reference"]), _descriptor(document, types), unpacked(document["manifests"])
+    )
+
+
+def _described(each: BundledName | BundledAttachment, types: Mapping[str, int]) -> dict[str, Any]:
+    """A reference and its descriptor; `type`: the number of its media type in the table, from 0."""
+    of = each.descriptor
+    return {"reference": str(each.reference), "type": types[of.media_type], "digest": str(of.digest), "size": of.size}
+
+
+def _descriptor(document: dict[str, Any], types: Sequence[str]) -> Descriptor:
+    return Descriptor(types[document["type"]], Digest.parse(document["digest"]), document["size"])

@@ -8,12 +8,14 @@ import os
 import random
 import shutil
 import stat
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 
 from airgap_sets import Rooms, Wanted
@@ -23,7 +25,7 @@ from iarproxy.archive.making.gathering import Subject
 from iarproxy.archive.making.order import Nothing, Order
 from iarproxy.archive.staging import staging
 from iarproxy.ledger.proof.keyring import origin_of
-from iarproxy.oci import Descriptor, Digest, TagReference, parse_reference
+from iarproxy.oci import Descriptor, Digest, Tag, TagReference, parse_reference
 from iarproxy.oci.bundle_layout import volumes_of
 from iarproxy.oci.bundle_manifest import BundleManifest
 from iarproxy.oci.set_record import MEDIA_TYPE, Lacking, SetRecord
@@ -114,8 +116,10 @@ def test_a_dry_run_writes_nothing(origin: Place, tmp_path: Path) -> None:
 
 
 def test_a_delta_is_the_new_blobs(origin: Place, tmp_path: Path) -> None:
-    """What came since a bundle travels, with at most one hundredth more; an unchanged delta is under 100 KB."""
-    old = {f"{UPSTREAM}/team/app:{number}": small_image(number) for number in range(60)}
+    """What came since a bundle travels, with at most one hundredth more; an unchanged delta is under 100 KB, for a set
+    of a hundred images of six layers of their own as well.
+    """
+    old = {f"{UPSTREAM}/team/app:{number}": _six_layers(number) for number in range(100)}
     origin.sync(SET, old)
     create(origin, tmp_path / "one")
     create(origin, tmp_path / "same", "--since", tmp_path / "one")
@@ -125,6 +129,32 @@ def test_a_delta_is_the_new_blobs(origin: Place, tmp_path: Path) -> None:
     manifest = create(origin, tmp_path / "delta", "--since", tmp_path / "one", "--volume-size", "4MB")
     assert {new.digest, *new.blobs} == {each.digest for each in manifest.provides}
     assert size_of(tmp_path / "delta") <= 1.01 * sum(each.size for each in manifest.provides)
+
+
+def _six_layers(seed: int) -> Published:
+    return image(*(random_blob(100, 10 * seed + layer) for layer in range(6)))
+
+
+def test_the_full_index_lists_what_travels(origin: Place, tmp_path: Path) -> None:
+    """The side index of the layout names every name and list of attachments whose manifest is in it, and no other."""
+    old, new = small_image(1), small_image(2)
+    fallback = f"{UPSTREAM}/team/app:{Tag.attached_to(old.digest)}"
+    origin.sync(SET, Wanted({APP: old}, {APP: [artifact(old)]}))
+    create(origin, tmp_path / "one")
+    both = Wanted({APP: old, f"{UPSTREAM}/team/app:2": new}, {APP: [artifact(old), artifact(old, data=b"more")]})
+    create(origin, tmp_path / "same", "--since", tmp_path / "one")
+    origin.sync(SET, both)
+    create(origin, tmp_path / "two", "--since", tmp_path / "one")
+    listed = {folder: _fully_listed(tmp_path / folder) for folder in ("one", "same", "two")}
+    assert {"one": [APP, fallback], "same": [], "two": [f"{UPSTREAM}/team/app:2", fallback]} == listed
+
+
+def _fully_listed(folder: Path) -> list[str]:
+    with tarfile.open(folder / "volume-001.tar") as volume:
+        index = volume.extractfile("iarproxy/index-full.json")
+        assert index is not None
+        listed = orjson.loads(index.read())["manifests"]
+    return [each["annotations"]["org.opencontainers.image.ref.name"] for each in listed]
 
 
 def test_bundles_since_one_bundle_are_cumulative(origin: Place, tmp_path: Path) -> None:
