@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from iarproxy.config.sets import ChartSection, RepositorySection, SetSection, SetsFile, load_sets
+from iarproxy.config.sets import ChartSection, ReferenceSection, RepositorySection, SetSection, SetsFile, load_sets
 from iarproxy.errors import ConfigError
 from iarproxy.oci import Digest, Platform
 from iarproxy.oci.lock import Locked
 
 EXAMPLE = Path(__file__).parent.parent / "config" / "sets.example.toml"
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+_ONE_REPOSITORY = "[[set.repositories]]\nname = 'a'\nnewest = 1"
 
 
 def sets(folder: Path, text: str) -> SetsFile:
@@ -41,9 +42,10 @@ def test_the_example_is_a_sets_file() -> None:
 def test_the_example_shows_every_key(tmp_path: Path) -> None:
     """With everything that it shows switched on it is a sets file, and no key is left out."""
     file = tmp_path / "sets.toml"
-    file.write_text(re.sub(r"^# ([a-z]+ = )", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE))
+    file.write_text(re.sub(r"^( *)# ([a-z]+ = |\{)", r"\1\2", EXAMPLE.read_text(), flags=re.MULTILINE))
     section = load_sets(file).sections["site-a"]
     assert set(SetSection.model_fields) == section.model_fields_set
+    assert set(ReferenceSection.model_fields) == section.references[1].model_fields_set
     assert set(RepositorySection.model_fields) == section.repositories[0].model_fields_set
     assert set(ChartSection.model_fields) == section.charts[1].model_fields_set
 
@@ -62,11 +64,27 @@ def test_everything_it_may_say(tmp_path: Path) -> None:
     assert ["docker.io/library/tiny:1.0", f"ghcr.io/a/b@{ONE}", f"ghcr.io/a/b:2@{TWO}"] == list(
         map(str, found.references)
     )
-    assert isinstance(found.references[2], Locked)
+    assert isinstance(found.references[2].wanted, Locked)
     assert ((Platform("linux", "amd64"),), ()) == (found.platforms, found.repositories[0].platforms)
     assert ["ghcr.io/org/app:1"] == [str(each.reference) for each in found.locks[0].lock.entries]
     assert ["ghcr.io/org/charts/app:1.2.0"] == list(map(str, found.charts))
     assert not found.referrers
+
+
+def test_an_item_says_it_of_itself(tmp_path: Path) -> None:
+    """References and repositories have platforms and attachments of their own, where they say so; else the set's."""
+    own = f"{{reference = 'b:1@{ONE}', referrers = false, platforms = ['linux/arm64', 'linux/arm64']}}"
+    body = f"references = ['a:1', 'a:1', {{reference = 'a:1'}}, {own}, {{reference = 'c:1', platforms = []}}]\n"
+    body += "platforms = ['linux/amd64']\n[[set.repositories]]\nname = 'd'\nnewest = 1\nreferrers = true"
+    found = sets(tmp_path, section(body))["site-a"]
+    amd, arm = Platform("linux", "amd64"), Platform("linux", "arm64")
+    assert [("docker.io/library/a:1", (amd,), None), (f"docker.io/library/b:1@{ONE}", (arm,), False)] == [
+        (str(each), each.platforms, each.referrers) for each in found.references[:2]
+    ]
+    assert [("docker.io/library/c:1", (), None)] == [
+        (str(each), each.platforms, each.referrers) for each in found.references[2:]
+    ]
+    assert [((amd,), True)] == [(each.platforms, each.referrers) for each in found.repositories]
 
 
 @pytest.mark.parametrize(
@@ -82,8 +100,25 @@ def test_everything_it_may_say(tmp_path: Path) -> None:
         ("references = ['UPPER:1']", "not a repository name: 'library/UPPER'"),
         ("references = ['a@sha256:12']", "sha256:12"),
         (f"references = ['a:sha256-{'a' * 64}.sig']", "is attached to an image; it comes with that"),
-        ("references = [1]", "references.0: not a text"),
+        ("references = [1]", "references.0.reference: not a text"),
         ("references = 'a:1'", 'references: not a list; write ["..."]'),
+        ("references = [{reference = 'a:1', referrer = false}]", "0.referrer: unknown key; did you mean referrers?"),
+        ("references = [{reference = 'a:1', referrers = 'no'}]", "references.0.referrers: "),
+        ("references = [{reference = 'a:1', platforms = ['amd64']}]", "not a platform: 'amd64'"),
+        ("references = [{referrers = false}]", "references.0.reference: missing; add it"),
+        (
+            "references = ['a:1', {reference = 'a:1', referrers = false}]",
+            "references: docker.io/library/a:1 is there twice, with other platforms or referrers; keep one",
+        ),
+        (
+            f"references = [{{reference = 'a:1@{ONE}', platforms = ['linux/arm64']}}, 'a:1']",
+            "references: docker.io/library/a:1 is there twice",
+        ),
+        (
+            f"{_ONE_REPOSITORY}\n{_ONE_REPOSITORY}\nreferrers = true",
+            "repositories: docker.io/library/a (newest 1) is there twice",
+        ),
+        (f"{_ONE_REPOSITORY}\nreferrers = 1", "0.referrers: "),
         ("charts = ['ghcr.io/org/app']", "has no version"),
         ("platforms = ['amd64']\nreferences = ['a:1']", "not a platform: 'amd64'"),
         ("referrers = true", "empty; write references, repositories, locks or charts"),
@@ -149,12 +184,17 @@ def test_the_definition_is_over_what_is_said(tmp_path: Path) -> None:
     (tmp_path / "iar.lock").write_text(f"# iar.lock 1\nghcr.io/org/app:1@{ONE}\n")
     base = definition(tmp_path, "references = ['a:1', 'b:1']")
     assert base == definition(tmp_path, "# why\nreferences = [\n  'docker.io/library/b:1',\n  'a:1',\n]")
+    assert base == definition(tmp_path, "references = ['b:1', {reference = 'a:1', platforms = []}, 'b:1']")
     repository = "references = ['a:1', 'b:1']\n[[set.repositories]]\nname = 'c'\n"
     others = [
         definition(tmp_path, "references = ['a:1']"),
         definition(tmp_path, "references = ['a:1', 'b:1']\nreferrers = false"),
         definition(tmp_path, "references = ['a:1', 'b:1']\nplatforms = ['linux/amd64']"),
         definition(tmp_path, "references = ['a:1', 'b:1']\nlocks = ['iar.lock']"),
+        definition(tmp_path, "references = ['a:1', {reference = 'b:1', referrers = false}]"),
+        definition(tmp_path, "references = ['a:1', {reference = 'b:1', referrers = true}]"),
+        definition(tmp_path, "references = ['a:1', {reference = 'b:1', platforms = ['linux/amd64']}]"),
+        definition(tmp_path, f"{repository}tags = ['1']\nreferrers = false"),
         definition(tmp_path, f"{repository}tags = ['1']"),
         definition(tmp_path, f"{repository}tags = ['1']\nnewest = 1"),
         definition(tmp_path, f"{repository}tags = ['1']\nplatforms = ['linux/amd64']"),

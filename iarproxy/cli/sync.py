@@ -75,7 +75,7 @@ def sync(
         raise typer.BadParameter("give --with referrers or --without referrers, one of them")
     patience = _seconds(wait)
     wanted = load_sets(sets)[name]
-    referrers = not unwanted_parts and (bool(wanted_parts) or wanted.referrers)
+    referrers = bool(wanted_parts) if wanted_parts or unwanted_parts else None
     actor = kernel_actor()
 
     async def command(rooms: Rooms) -> Plan | Synced:
@@ -193,6 +193,7 @@ def _plan_json(name: str, plan: Plan) -> dict[str, Any]:
                 "bytes": each.bytes,
                 "missing": each.missing,
                 "why": each.why,
+                "referrers": not each.without,
             }
             for each in plan.names
         ],
@@ -238,6 +239,7 @@ def _member(member: Member, *, new: bool) -> dict[str, Any]:
         "new": new,
         "why": member.why,
         "platforms": list(map(str, member.platforms)),
+        "referrers": member.referrers,
     }
 
 

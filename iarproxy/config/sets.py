@@ -2,7 +2,7 @@
 
     [[set]]
     name = "site-a"
-    references = ["docker.io/library/tiny:1.0", "ghcr.io/org/app:2@sha256:..."]
+    references = ["docker.io/library/tiny:1.0", { reference = "ghcr.io/org/app:2@sha256:...", referrers = false }]
     platforms = ["linux/amd64"]       # of indexes; none: all
     locks = ["iar.lock"]              # beside this file; any text that `lock import` reads
     charts = ["oci://ghcr.io/org/charts/app:1.2.0", { reference = "ghcr.io/org/charts/db:3.1.0", values = ["db.yaml"] }]
@@ -14,16 +14,18 @@
     semver = ">=1.2 <2"
     newest = 3
     platforms = ["linux/arm64"]       # instead of the set's
+    referrers = false                 # instead of the set's; in the table of a reference too
 
 Rule 1: an unknown key is an error that suggests the right one; every error names file, set and key.
 Rule 2: names are full, or Docker Hub's, as for every program that writes such lists: a set means the same on each
         machine, whatever its `default_upstream` is.
+Rule 3: what an item says of itself goes before what the set says. One that is there twice has to say the same.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -31,7 +33,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from iarproxy.config.explaining import explain
-from iarproxy.config.wanted import Wanted, WantedChart, WantedLock, WantedRepository, WantedSet
+from iarproxy.config.wanted import Wanted, WantedChart, WantedLock, WantedReference, WantedRepository, WantedSet
 from iarproxy.errors import ConfigError, Malformed
 from iarproxy.oci import Digest, DigestReference, Platform, Reference, Repository, parse_reference
 from iarproxy.oci.bundle_manifest import SET_NAME
@@ -103,6 +105,19 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
 
+class ReferenceSection(_Section):
+    """One of `references`."""
+
+    reference: Annotated[Wanted, _read(_reference)]
+    platforms: _Platforms | None = None
+    referrers: bool | None = Field(None, strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {"reference": value}
+
+
 class RepositorySection(_Section):
     """`[[set.repositories]]`; see `trust.choosing.Selection`."""
 
@@ -111,6 +126,7 @@ class RepositorySection(_Section):
     semver: Annotated[Range | None, _read(_range)] = None
     newest: int | None = Field(None, ge=1, le=_MOST, strict=True)
     platforms: _Platforms | None = None
+    referrers: bool | None = Field(None, strict=True)
 
     @model_validator(mode="after")
     def _checked(self) -> Self:
@@ -135,7 +151,7 @@ class SetSection(_Section):
     """`[[set]]`."""
 
     name: str
-    references: tuple[Annotated[Wanted, _read(_reference)], ...] = Field((), max_length=_MOST)
+    references: tuple[ReferenceSection, ...] = Field((), max_length=_MOST)
     repositories: tuple[RepositorySection, ...] = Field((), max_length=_MOST)
     platforms: _Platforms = ()
     locks: tuple[str, ...] = Field((), max_length=_MOST)
@@ -148,7 +164,41 @@ class SetSection(_Section):
             raise ValueError(f"not a name of a set: {self.name[:80]!r}; write up to 64 of a-z 0-9 . _ -")
         if not (self.references or self.repositories or self.locks or self.charts):
             raise ValueError("empty; write references, repositories, locks or charts")
+        _insist_on_agreement("references", ((str(each.name), each) for each in self.wanted_references))
+        _insist_on_agreement("repositories", ((str(each), each) for each in self.wanted_repositories))
         return self
+
+    @property
+    def wanted_references(self) -> tuple[WantedReference, ...]:
+        """Each once."""
+        every = (WantedReference(each.reference, self._platforms_of(each), each.referrers) for each in self.references)
+        return tuple(dict.fromkeys(every))
+
+    @property
+    def wanted_repositories(self) -> tuple[WantedRepository, ...]:
+        """As they are written."""
+        return tuple(
+            WantedRepository(
+                each.name,
+                Selection(each.tags, each.semver, each.newest),
+                self._platforms_of(each),
+                each.referrers,
+            )
+            for each in self.repositories
+        )
+
+    def _platforms_of(self, item: ReferenceSection | RepositorySection) -> tuple[Platform, ...]:
+        wanted = self.platforms if item.platforms is None else item.platforms
+        return tuple(sorted(set(wanted), key=str))
+
+
+def _insist_on_agreement(key: str, items: Iterable[tuple[str, WantedReference | WantedRepository]]) -> None:
+    """Refuse what is there twice and says different things of itself."""
+    known: dict[str, WantedReference | WantedRepository] = {}
+    for name, each in items:
+        first = known.setdefault(name, each)
+        if (first.platforms, first.referrers) != (each.platforms, each.referrers):
+            raise ValueError(f"{key}: {name} is there twice, with other platforms or referrers; keep one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +220,8 @@ class SetsFile:
             raise ConfigError(f"{self.path} has no set {name[:80]!r}; it has {known}")
         return WantedSet(
             name,
-            tuple(dict.fromkeys(section.references)),
-            tuple(_wanted_repository(each, section) for each in section.repositories),
+            section.wanted_references,
+            section.wanted_repositories,
             section.platforms,
             tuple(self._lock(name, each) for each in dict.fromkeys(section.locks)),
             tuple(self._chart(name, each) for each in section.charts),
@@ -204,12 +254,6 @@ class SetsFile:
         if len(data) > MAX_TEXT:
             raise ConfigError(f'{self.path}: set "{name}": {key}: {path}: more than {MAX_TEXT} bytes; split it')
         return data
-
-
-def _wanted_repository(section: RepositorySection, above: SetSection) -> WantedRepository:
-    platforms = above.platforms if section.platforms is None else section.platforms
-    selection = Selection(section.tags, section.semver, section.newest)
-    return WantedRepository(section.name, selection, platforms)
 
 
 def load_sets(path: Path) -> SetsFile:

@@ -20,12 +20,40 @@ Wanted: TypeAlias = TagReference | DigestReference | Locked
 
 
 @dataclass(frozen=True, slots=True)
+class WantedReference:
+    """A tag, a digest, or a tag that shall stand for a digest.
+
+    Attributes:
+        platforms: of indexes, only these; empty: all.
+        referrers: whether what is attached to it is wanted; None: as the set says.
+    """
+
+    wanted: Wanted
+    platforms: tuple[Platform, ...] = ()
+    referrers: bool | None = None
+
+    def __str__(self) -> str:
+        return str(self.wanted)
+
+    @property
+    def name(self) -> Reference:
+        """What it is called, whatever it shall stand for."""
+        return self.wanted.reference if isinstance(self.wanted, Locked) else self.wanted
+
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """The same for all spellings of it."""
+        return str(self), _sorted(self.platforms), self.referrers
+
+
+@dataclass(frozen=True, slots=True)
 class WantedRepository:
-    """A repository of a set, and which of its tags. `platforms`: of indexes, only these; empty: all."""
+    """A repository of a set, and which of its tags; `platforms`, `referrers` as of a `WantedReference`."""
 
     repository: Repository
     selection: Selection
     platforms: tuple[Platform, ...]
+    referrers: bool | None = None
 
     def __str__(self) -> str:
         return f"{self.repository} ({self.selection})"
@@ -33,7 +61,7 @@ class WantedRepository:
     @property
     def meaning(self) -> tuple[object, ...]:
         """The same for all spellings of it."""
-        return str(self.repository), *self.selection.meaning, _sorted(self.platforms)
+        return str(self.repository), *self.selection.meaning, _sorted(self.platforms), self.referrers
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +89,12 @@ class WantedSet:
     """What a site needs.
 
     Attributes:
-        references: a tag, a digest, or a tag that shall stand for a digest.
+        referrers: whether what is attached to names is wanted, where their own lines do not say it.
         definition: over all that is said here (rule 3).
     """
 
     name: str
-    references: tuple[Wanted, ...]
+    references: tuple[WantedReference, ...]
     repositories: tuple[WantedRepository, ...]
     platforms: tuple[Platform, ...]
     locks: tuple[WantedLock, ...]
@@ -78,14 +106,18 @@ class WantedSet:
         """The digest of what this set says."""
         document = {
             "name": self.name,
-            "references": _sorted(self.references),
-            "repositories": sorted((each.meaning for each in self.repositories), key=orjson.dumps),
+            "references": _meanings(self.references),
+            "repositories": _meanings(self.repositories),
             "platforms": _sorted(self.platforms),
             "locks": sorted([each.name, str(each.digest)] for each in self.locks),
             "charts": sorted([str(each), [str(Digest.of(text)) for text in each.values]] for each in self.charts),
             "referrers": self.referrers,
         }
         return Digest.of(orjson.dumps(document, option=orjson.OPT_SORT_KEYS))
+
+
+def _meanings(things: Iterable[WantedReference | WantedRepository]) -> list[tuple[object, ...]]:
+    return sorted((each.meaning for each in things), key=orjson.dumps)
 
 
 def _sorted(things: Iterable[object]) -> list[str]:

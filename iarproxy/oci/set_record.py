@@ -28,12 +28,14 @@ class Member:
     Attributes:
         why: which lines of the set brought it, for people.
         platforms: of an index, only these; empty: all.
+        referrers: whether what is attached to it was asked for.
     """
 
     reference: Reference
     descriptor: Descriptor
     why: tuple[str, ...]
     platforms: tuple[Platform, ...] = ()
+    referrers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,6 @@ class SetRecord:
 
     Attributes:
         definition: of the section in the sets file as it was then (canonical, sha256).
-        referrers: whether attachments were asked for, of every subject.
         lacking: empty where all of the set is held.
         unresolved: strings in charts that look like images and did not resolve.
     """
@@ -71,9 +72,13 @@ class SetRecord:
     definition: Digest
     members: tuple[Member, ...]
     attachments: tuple[Attachment, ...] = ()
-    referrers: bool = True
     lacking: tuple[Lacking, ...] = ()
     unresolved: tuple[str, ...] = ()
+
+    @property
+    def referrers(self) -> bool:
+        """Whether of any name it was asked what is attached to it."""
+        return any(each.referrers for each in self.members)
 
     @property
     def is_complete(self) -> bool:
@@ -87,7 +92,6 @@ class SetRecord:
                 "mediaType": MEDIA_TYPE,
                 "set": self.name,
                 "definition": str(self.definition),
-                "referrers": self.referrers,
                 "members": [_of_member(each) for each in sorted(self.members, key=_by_name)],
                 "attachments": [
                     {"reference": str(each.reference), **described(each.descriptor)}
@@ -113,7 +117,6 @@ class SetRecord:
                 definition=Digest.parse(document["definition"]),
                 members=tuple(map(_member, document["members"])),
                 attachments=tuple(map(_attachment, document["attachments"])),
-                referrers=document["referrers"],
                 lacking=tuple(Lacking(each["what"], each["why"]) for each in document["lacking"]),
                 unresolved=tuple(document["unresolved"]),
             )
@@ -176,12 +179,20 @@ def _of_member(member: Member) -> dict[str, Any]:
         **described(member.descriptor),
         "why": sorted(member.why),
         "platforms": sorted(map(str, member.platforms)),
+        "referrers": member.referrers,
     }
 
 
 def _member(document: dict[str, Any]) -> Member:
     platforms = tuple(Platform.parse(each) for each in document["platforms"])
-    return Member(reference_of(document["reference"]), described_in(document), tuple(document["why"]), platforms)
+    reference, why = reference_of(document["reference"]), tuple(document["why"])
+    return Member(reference, described_in(document), why, platforms, _flag(document["referrers"]))
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Malformed(f"neither true nor false: {str(value)[:40]}")
+    return value
 
 
 def _attachment(document: dict[str, Any]) -> Attachment:

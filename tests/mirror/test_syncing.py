@@ -38,12 +38,12 @@ def references(*names: str) -> str:
 
 
 async def sync(world: World, wanted: WantedSet, patience: float = 0.0, **options: Any) -> Synced:
-    given: dict[str, Any] = {"referrers": wanted.referrers, "progress": Silent(), "actor": "ann"} | options
+    given: dict[str, Any] = {"referrers": None, "progress": Silent(), "actor": "ann"} | options
     return await world.mirror.syncing.sync(wanted, patience=patience, **given)
 
 
 async def plan(world: World, wanted: WantedSet) -> Plan:
-    return await world.mirror.planning.plan(wanted, referrers=wanted.referrers, patience=0.0, progress=Silent())
+    return await world.mirror.planning.plan(wanted, referrers=None, patience=0.0, progress=Silent())
 
 
 async def kept(world: World) -> SetRecord:
@@ -167,6 +167,65 @@ async def test_failing_to_ask_for_referrers_is_a_failure(world: World, registry:
     assert [False] == [each.refused for each in synced.failed]
     assert "referrers" in synced.failed[0].what
     assert () == (await sync(world, wanted, referrers=False)).failed
+
+
+async def test_an_item_without_what_is_attached(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """Only of the items that say so nobody asks what is attached; plan, report and record tell which, and why."""
+    for seed, name in enumerate(("app", "tool", "odd")):
+        registry.content.publish(f"team/{name}", "1", small_image(seed))
+        registry.content.publish(f"team/{name}", None, artifact(small_image(seed)))
+    registry.faults.add("*/team/tool/referrers/*", Fault(status=500))
+    registry.faults.add("*/team/odd/referrers/*", Fault(status=500))
+    body = "references = ['{0}/team/app:1', {{reference = '{0}/team/tool:1'{1}}}]\n"
+    body += "[[set.repositories]]\nname = '{0}/team/odd'\nnewest = 1\nreferrers = false"
+    failing = await sync(world, a_set(tmp_path, body.format(NAME, "")))
+    assert (1, True) == (len(failing.failed), f"{NAME}/team/tool@" in failing.failed[0].what)
+    wanted = a_set(tmp_path, body.format(NAME, ", referrers = false"))
+    planned, synced = await plan(world, wanted), await sync(world, wanted)
+    assert ((), ()) == (planned.failed, synced.failed)
+    told = "{} says referrers = false, so these come without what is attached to them: {}/team/{}:1"
+    said = [told.format("references", NAME, "tool")]
+    said.append(told.format(f"repositories: {NAME}/team/odd (newest 1)", NAME, "odd"))
+    assert (said, said) == (sorted(planned.remarks), sorted(synced.remarks))
+    by_name = {f"{APP}:1": True, f"{NAME}/team/tool:1": False, f"{NAME}/team/odd:1": False}
+    assert by_name == {str(each.reference): not each.without for each in planned.names}
+    record = await kept(world)
+    assert by_name == {str(each.reference): each.referrers for each in record.members}
+    assert [APP] == [str(each.reference.repository) for each in record.attachments]
+    assert (1, True, record) == (planned.attached, record.is_complete, SetRecord.parse(record.dump()))
+    assert 2 == len((await sync(world, wanted, referrers=True)).failed)
+
+
+async def test_what_an_item_says_counts_wherever_it_comes_from(
+    world: World, registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """A name that a repository and a lock bring too is as its own item says; two items that disagree are told."""
+    for seed, tag in enumerate(("1.0", "1.1")):
+        registry.content.publish("team/app", tag, small_image(seed))
+    (tmp_path / "iar.lock").write_text(f"# iar.lock 1\n{APP}:1.0@{small_image(0).digest}\n")
+    body = f"references = [{{reference = '{APP}:1.0', referrers = false}}]\nlocks = ['iar.lock']\n"
+    body += f"[[set.repositories]]\nname = '{APP}'\ntags = ['1.*']\n"
+    synced = await sync(world, a_set(tmp_path, body))
+    assert [(f"{APP}:1.0", False), (f"{APP}:1.1", True)] == [
+        (str(each.reference), each.referrers)
+        for each in sorted(synced.record.members, key=lambda each: str(each.reference))
+    ]
+    (failed,) = (await sync(world, a_set(tmp_path, f"{body}referrers = true"))).failed
+    said = f"references says referrers = false, and repositories: {APP} (tags 1.*) says referrers = true"
+    assert (f"{APP}:1.0", True) == (failed.what, said in failed.why)
+
+
+async def test_an_item_with_platforms_of_its_own(world: World, registry: FakeRegistry, tmp_path: Path) -> None:
+    """They are instead of the set's, for that name alone."""
+    amd, arm = small_image(1), small_image(2, platform="linux/arm64")
+    for tag in ("1", "2"):
+        registry.content.publish("team/app", tag, index([amd, arm]))
+    body = f"references = ['{APP}:1', {{reference = '{APP}:2', platforms = ['linux/arm64']}}]"
+    synced = await sync(world, a_set(tmp_path, f'{body}\nplatforms = ["linux/amd64"]'))
+    assert [["linux/amd64"], ["linux/arm64"]] == [
+        list(map(str, each.platforms)) for each in sorted(synced.record.members, key=lambda each: str(each.reference))
+    ]
+    assert all(world.store.find(digest) is not None for digest in all_of(amd, arm))
 
 
 async def test_upstream_failing_midway(world: World, registry: FakeRegistry, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from typing import Protocol
 from iarproxy.config.wanted import WantedRepository, WantedSet
 from iarproxy.errors import IarproxyError, Malformed, UnknownManifest, Unsupported
 from iarproxy.mirror.serving.answers import TagList
-from iarproxy.mirror.sync.values import Asked, Failed, Named, each_once, of_locked
+from iarproxy.mirror.sync.values import Asked, Choice, Failed, Named, each_once, of_locked
 from iarproxy.mirror.sync.waiting import Waiting
 from iarproxy.oci import DigestReference, Reference, Repository, TagReference, parse_reference
 from iarproxy.oci.lock import NO_DIGEST, NO_TAG, Locked, Skipped
@@ -53,10 +53,9 @@ async def names_of(wanted: WantedSet, waiting: Waiting, tags: Tags) -> Named:
 def _written(wanted: WantedSet) -> Iterator[Asked]:
     """What is spelled out."""
     for each in wanted.references:
-        if isinstance(each, Locked):
-            yield of_locked(each, wanted.platforms, "references")
-        else:
-            yield Asked(each, wanted.platforms, ("references",))
+        locked = replace(each.wanted, line=0) if isinstance(each.wanted, Locked) else None
+        choice = Choice.of("references", referrers=each.referrers)
+        yield Asked(each.name, each.platforms, ("references",), locked, choice=choice)
     for lock in wanted.locks:
         for entry in lock.lock.entries:
             yield of_locked(entry, wanted.platforms, f"locks: {lock.name}")
@@ -89,4 +88,5 @@ async def _chosen(wanted: WantedRepository, tags: Tags) -> list[Asked]:
         suffixes = f"; {chosen.suffixed} have a suffix: write a pattern such as *-alpine" if chosen.suffixed else ""
         raise UnknownManifest(f"none of its {len(listed.tags)} tags is wanted{suffixes}")
     why = f"repositories: {wanted}"
-    return [Asked(TagReference(wanted.repository, tag), wanted.platforms, (why,)) for tag in chosen.tags]
+    choice = Choice.of(why, referrers=wanted.referrers)
+    return [Asked(TagReference(wanted.repository, tag), wanted.platforms, (why,), choice=choice) for tag in chosen.tags]

@@ -61,13 +61,14 @@ class Planning:
         self._tags = tags
         self._rules = tuple(rules)
 
-    async def plan(self, wanted: WantedSet, *, referrers: bool, patience: float, progress: Progress) -> Plan:
+    async def plan(self, wanted: WantedSet, *, referrers: bool | None, patience: float, progress: Progress) -> Plan:
         """What a sync would do; arguments as for `Syncing.sync`.
 
         Raises:
             LedgerUnavailable: pins cannot be read.
         """
-        run = Run(wanted, Waiting(patience, progress.waits, asyncio.get_running_loop().time), progress)
+        waiting = Waiting(patience, progress.waits, asyncio.get_running_loop().time)
+        run = Run(wanted, waiting, progress, referrers=referrers)
         named = await names_of(wanted, run.waiting, self._tags)
         run.failed += named.failed
         run.remarks += named.remarks
@@ -79,7 +80,8 @@ class Planning:
         planned = [each for each in await run.each("names", named.asked, one) if each is not None]
         charts = [f"{each.reference}: its images are not counted" for each in named.asked if each.chart]
         contents = run.closure.contents
-        attached = await self._attached(run) if referrers else None
+        run.tell_without(named.asked)
+        attached = None if planned and all(each.without for each in planned) else await self._attached(run)
         return Plan(
             tuple(planned),
             contents,
@@ -113,11 +115,13 @@ class Planning:
         found = await walk([root], load)
         run.add(found)
         run.tally.below[asked.reference] = frozenset(found.documents)
-        for digest in found.documents:
+        without = run.without(asked)
+        for digest in () if without else found.documents:
             run.whence.setdefault(digest, {})[repository] = None
         contents = found.contents
         lacking = sum(size for digest, size in contents.items() if self._store.find(digest) is None)
-        return PlannedName(asked.reference, top.descriptor.digest, asked.why, new, sum(contents.values()), lacking)
+        size = sum(contents.values())
+        return PlannedName(asked.reference, top.descriptor.digest, asked.why, new, size, lacking, without)
 
     async def _top(self, asked: Asked) -> tuple[Manifest, bool]:
         """The manifest that the name stands for, or would; and whether a pin is still to be made."""

@@ -19,6 +19,7 @@ from iarproxy.oci.set_record import Attachment, Lacking, Member
 from iarproxy.together import together
 
 AT_A_TIME = 8
+_SPELLED = 20  # names
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -32,6 +33,7 @@ class Run:
         unresolved: what looks like an image in charts and is none.
         whence: of content, the repositories that name it, the first one first.
         closure: of all names and attachments that were walked.
+        referrers: whether what is attached is wanted, whatever the set says; None: as it says.
     """
 
     wanted: WantedSet
@@ -46,6 +48,26 @@ class Run:
     whence: dict[Digest, dict[Repository, None]] = field(default_factory=dict)
     closure: Closure = field(default_factory=Closure)
     tally: Tally = field(default_factory=Tally)
+    referrers: bool | None = None
+
+    def without(self, asked: Asked) -> str:
+        """Why a name comes without what is attached to it; empty: it comes with that."""
+        if self.referrers is not None:
+            return "" if self.referrers else "it was asked for without referrers"
+        if asked.choice is not None:
+            return "" if asked.choice.referrers else str(asked.choice)
+        return "" if self.wanted.referrers else f"the set {self.wanted.name} says referrers = false"
+
+    def tell_without(self, asked: Iterable[Asked]) -> None:
+        """Say which names come without what is attached to them, and why."""
+        found: dict[str, list[str]] = {}
+        for each in asked:
+            found.setdefault(self.without(each), []).append(str(each.reference))
+        found.pop("", None)
+        for why, names in found.items():
+            more = f" and {len(names) - _SPELLED} more" if len(names) > _SPELLED else ""
+            listed = ", ".join(sorted(names)[:_SPELLED])
+            self.remarks.append(f"{why}, so these come without what is attached to them: {listed}{more}")
 
     async def tried(self, registry: str, what: object, work: Callable[[], Awaitable[A]]) -> A | None:
         """The result of `work`, with the patience of this sync; None: it failed, which is noted."""
@@ -145,6 +167,12 @@ class Run:
     def members(self) -> tuple[Member, ...]:
         """The names that could be resolved."""
         return tuple(
-            Member(reference, each.descriptor, each.asked.why, each.asked.platforms)
+            Member(
+                reference,
+                each.descriptor,
+                each.asked.why,
+                each.asked.platforms,
+                referrers=not self.without(each.asked),
+            )
             for reference, each in self.resolved.items()
         )

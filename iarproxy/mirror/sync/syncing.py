@@ -63,13 +63,13 @@ class Syncing:
         self._charts = charts
 
     async def sync(
-        self, wanted: WantedSet, *, referrers: bool, patience: float, progress: Progress, actor: str
+        self, wanted: WantedSet, *, referrers: bool | None, patience: float, progress: Progress, actor: str
     ) -> Synced:
         """Have all of the set, and keep the record of it.
 
         Args:
             wanted: the set.
-            referrers: whether what is attached to it is wanted too.
+            referrers: whether what is attached to it is wanted too, whatever it says; None: as it says.
             patience: seconds that may be waited for limits of upstreams.
             progress: is told how far it is.
             actor: who does it, as the kernel says.
@@ -77,18 +77,19 @@ class Syncing:
         Raises:
             StoreUnavailable, LedgerUnavailable, LedgerDamaged: the record cannot be kept.
         """
-        run = Run(wanted, Waiting(patience, progress.waits, asyncio.get_running_loop().time), progress)
+        waiting = Waiting(patience, progress.waits, asyncio.get_running_loop().time)
+        run = Run(wanted, waiting, progress, referrers=referrers)
         named = await names_of(wanted, run.waiting, self._resolving.tags)
         run.failed += named.failed
         run.remarks += named.remarks
         await self._resolve(run, named.asked, actor)
         await self._charts_of(run, actor)
         await self._documents_of(run)
-        if referrers:
-            await self._attach(run)
+        await self._attach(run)
         fetched = await self._fetch(run)
         await self._compare(run)
-        return await self._keep(run, fetched, referrers=referrers, actor=actor)
+        run.tell_without(each.asked for each in run.resolved.values())
+        return await self._keep(run, fetched, actor)
 
     # --- names --------------------------------------------------------------------------------------------------------
 
@@ -171,9 +172,10 @@ class Syncing:
                 if each.reference.tag.subject is not None:
                     run.tally.about[repository, each.reference.tag.subject] |= run.tally.said_by(found.documents)
 
-        named = run.resolved.values()
+        named = [each for each in run.resolved.values() if not run.without(each.asked)]
         roots = {(each.asked.reference.repository, Root(each.descriptor, each.asked.platforms)): None for each in named}
-        await run.each("attachments", list(roots), one)
+        if roots:
+            await run.each("attachments", list(roots), one)
 
     # --- blobs --------------------------------------------------------------------------------------------------------
 
@@ -229,7 +231,7 @@ class Syncing:
 
     # --- the record ---------------------------------------------------------------------------------------------------
 
-    async def _keep(self, run: Run, fetched: list[Descriptor], *, referrers: bool, actor: str) -> Synced:
+    async def _keep(self, run: Run, fetched: list[Descriptor], actor: str) -> Synced:
         contents = run.closure.contents
         gone = {digest for digest in contents if self._store.find(digest) is None}
         if gone and not run.failed:  # otherwise it was said why
@@ -240,7 +242,6 @@ class Syncing:
             run.wanted.definition,
             run.members(),
             tuple(run.attachments.values()),
-            referrers,
             tuple(each.lacking for each in run.failed),
             tuple(run.unresolved),
         )
@@ -254,7 +255,7 @@ class Syncing:
             held=sum(size for digest, size in contents.items() if digest not in gone),
             failed=tuple(run.failed),
             left_out=tuple(run.left_out),
-            kinds=run.tally.counts() if referrers else None,
+            kinds=run.tally.counts() if record.referrers else None,
             remarks=tuple(run.remarks),
         )
 

@@ -15,6 +15,22 @@ from iarproxy.oci.set_record import Lacking, SetRecord
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """What a line of a set says of what is attached to its names. `line`: which one, for people."""
+
+    referrers: bool
+    line: str
+
+    @classmethod
+    def of(cls, line: str, *, referrers: bool | None) -> Choice | None:
+        """What the line says; None: nothing."""
+        return None if referrers is None else cls(referrers, line)
+
+    def __str__(self) -> str:
+        return f"{self.line} says referrers = {str(self.referrers).lower()}"
+
+
+@dataclass(frozen=True, slots=True)
 class Asked:
     """A name that a set asks for.
 
@@ -23,6 +39,7 @@ class Asked:
         platforms: of an index, only these; empty: all.
         why: which lines of the set ask for it.
         chart: it is a Helm chart, and the images that it needs are asked for too; None: it is none.
+        choice: what a line says of what is attached to it; None: none does, so it is as the set says.
     """
 
     reference: Reference
@@ -30,13 +47,17 @@ class Asked:
     why: tuple[str, ...] = ()
     locked: Locked | None = None
     chart: WantedChart | None = None
+    choice: Choice | None = None
 
     def joined(self, other: Asked) -> Asked:
         """Both lines as one.
 
         Raises:
-            Malformed: they want different content under one name.
+            Malformed: they want different content under one name, or one wants what is attached and one does not.
         """
+        first, second = self.choice, other.choice
+        if first is not None and second is not None and first.referrers != second.referrers:
+            raise Malformed(f"of what is attached to this name {first}, and {second}; make them agree")
         ours, theirs = self.locked, other.locked
         if ours is not None and theirs is not None and ours.digest != theirs.digest:
             told = f"{ours.digest} ({', '.join(self.why)}) and {theirs.digest} ({', '.join(other.why)})"
@@ -48,6 +69,7 @@ class Asked:
             tuple(dict.fromkeys((*self.why, *other.why))),
             ours or theirs,
             self.chart or other.chart,
+            first or second,
         )
 
 
@@ -160,6 +182,7 @@ class PlannedName:
         digest: what it is pinned to, or what upstream offers.
         new: the tag has no pin yet.
         bytes, missing: of all that its platforms need, and of what is not held; shared content counts for each name.
+        without: why it comes without what is attached to it; empty: it comes with that.
     """
 
     reference: Reference
@@ -168,6 +191,7 @@ class PlannedName:
     new: bool
     bytes: int
     missing: int
+    without: str = ""
 
 
 @dataclass(frozen=True, slots=True)
