@@ -7,7 +7,8 @@ Rule 3: it names all that the set is, not only what travels: `requires` is what 
         `provides` it is the whole closure of all names.
 Rule 4: what is read is checked whole; a document that is not exactly what is written here is `Malformed`.
 Rule 5: it is short, for it travels with each delta: lists of digests are packed (`oci.digest_list`), and media types
-        stand in a table of their own, in the order in which names, then attachments, have them.
+        stand in a table of their own, in the order in which names, then attachments, have them. What names and
+        attachments say is not said again: their manifests are required where they do not travel.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -117,12 +119,18 @@ class BundleManifest:
                 "names": [_of_name(each, numbers) for each in self.names],
                 "attachments": [_of_attachment(each, numbers) for each in self.attachments],
                 "provides": [[str(each.digest), each.size] for each in self.provides],
-                "requires": packed(self.requires),
+                "requires": packed(self._others),
                 "volumeSize": self.volume_size,
                 "pieces": {str(digest): list(hashes) for digest, hashes in self.pieces},
             },
             option=orjson.OPT_SORT_KEYS,
         )
+
+    @property
+    def _others(self) -> list[Digest]:
+        """What the site must hold beside what names and attachments say."""
+        said = _said(self.names, self.attachments)
+        return [each for each in self.requires if each.hex not in said]
 
     def sections(self) -> dict[str, tuple[int, Digest]]:
         """How many there are of each kind, and the sha256 over them: signed beside the whole, so that a reader can say
@@ -133,7 +141,7 @@ class BundleManifest:
             "names": self.names,
             "attachments": self.attachments,
             "provides": self.provides,
-            "requires": self.requires,
+            "requires": self._others,
         }
         return {
             kind: (len(entries), Digest.of(orjson.dumps(document[kind], option=orjson.OPT_SORT_KEYS)))
@@ -152,12 +160,15 @@ class BundleManifest:
             if max(len(document["names"]), len(document["attachments"])) > MAX_NAMES:
                 raise Malformed(f"not a bundle's manifest: over {MAX_NAMES} names or attachments")
             types = tuple(map(str, document["mediaTypes"]))
+            names = tuple(_name(each, types) for each in document["names"])
+            attachments = tuple(_attachment(each, types) for each in document["attachments"])
+            provides = tuple(Carried(Digest.parse(digest), size) for digest, size in document["provides"])
             found = cls(
                 set=document["set"],
-                names=tuple(_name(each, types) for each in document["names"]),
-                attachments=tuple(_attachment(each, types) for each in document["attachments"]),
-                provides=tuple(Carried(Digest.parse(digest), size) for digest, size in document["provides"]),
-                requires=unpacked(document["requires"]),
+                names=names,
+                attachments=attachments,
+                provides=provides,
+                requires=_required(_said(names, attachments), provides, unpacked(document["requires"])),
                 volume_size=document["volumeSize"],
                 pieces=tuple((Digest.parse(digest), tuple(each)) for digest, each in document["pieces"].items()),
             )
@@ -202,6 +213,23 @@ def _is_sound(found: BundleManifest) -> bool:
     )
     sound = ordered and sized and limited and hashed and known and apart and tags and meant
     return sound and bool(SET_NAME.fullmatch(found.set))
+
+
+def _said(names: Iterable[BundledName], attachments: Iterable[BundledAttachment]) -> dict[str, Digest]:
+    """The digests, by their hex, of which names and attachments say that they belong to the set."""
+    found = {each.descriptor.digest.hex: each.descriptor.digest for each in names}
+    for each in attachments:
+        found |= {digest.hex: digest for digest in (each.descriptor.digest, *each.manifests)}
+    return found
+
+
+def _required(
+    said: Mapping[str, Digest], provides: Iterable[Carried], others: tuple[Digest, ...]
+) -> tuple[Digest, ...]:
+    """What the site must hold: what is said and does not travel, and the others."""
+    travel = {each.digest.hex for each in provides}
+    held = [digest for hex_, digest in said.items() if hex_ not in travel]
+    return tuple(sorted((*others, *held), key=attrgetter("algorithm", "hex"))) if held else others
 
 
 def _rises(values: Any) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airgap_bundles import Made, fresh_site, made
+from airgap_bundles import APP, Made, fresh_site, made, wanted
 from airgap_sets import Rooms
 from iarproxy.archive.making.gathering import Gathering, Subject
 from iarproxy.mirror.events.checkpointing import Checkpointing
@@ -73,8 +73,11 @@ def _without_a_blob(manifest: BundleManifest) -> BundleManifest:
 
 
 def _without_a_document(manifest: BundleManifest) -> BundleManifest:
-    wanted = manifest.names[0].descriptor.digest
-    return replace(manifest, provides=tuple(each for each in manifest.provides if each.digest != wanted))
+    return _without(manifest, wanted().names[APP].children[0].digest)
+
+
+def _without(manifest: BundleManifest, digest: Digest) -> BundleManifest:
+    return replace(manifest, provides=tuple(each for each in manifest.provides if each.digest != digest))
 
 
 def _another_type(manifest: BundleManifest) -> BundleManifest:
@@ -123,3 +126,13 @@ def test_what_does_not_hold_together(good: Made, tmp_path: Path, lie: str) -> No
     assert "(" not in ended.json["error"].partition(": line ")[0], "a person reads it"
     assert {} == site.pins()
     assert 0 == len(site.within(lambda rooms: rooms.ledger.bundles.every_applied()))
+
+
+@pytest.mark.parametrize("of", ["names", "attachments"])
+def test_what_is_named_and_does_not_travel(good: Made, tmp_path: Path, of: str) -> None:
+    """The manifest of a name or attachment that is not in the bundle is required of the site, and told by digest."""
+    site = fresh_site(tmp_path / "site")
+    digest = getattr(good.manifest, of)[0].descriptor.digest
+    lying = told(good, tmp_path / "bundle", _without(good.manifest, digest))
+    assert str(digest) in site.refused("missing-base", *lying.applying()).out
+    assert {} == site.pins()

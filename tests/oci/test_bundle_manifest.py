@@ -10,13 +10,14 @@ import pytest
 
 from iarproxy.errors import Malformed
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
-from iarproxy.oci.bundle_manifest import MAX_NAMES, BundledAttachment, BundledName, BundleManifest
+from iarproxy.oci.bundle_manifest import MAX_NAMES, BundledAttachment, BundledName, BundleManifest, Carried
+from iarproxy.oci.digest_list import packed
 from iarproxy.oci.media_types import OCI_INDEX, OCI_MANIFEST
 
 NAME = BundledName(
     TagReference(Repository("registry.example.com", "team/app"), Tag("1")), Descriptor(OCI_MANIFEST, Digest.of(b"a"), 1)
 )
-MANIFEST = BundleManifest(set="site-a", names=(NAME,), attachments=(), provides=(), requires=())
+MANIFEST = BundleManifest(set="site-a", names=(NAME,), attachments=(), provides=(), requires=(Digest.of(b"a"),))
 _ABOUT = Descriptor(OCI_INDEX, Digest.of(b"about"), 1)
 WHOLE = BundleManifest(
     set="site-a",
@@ -29,7 +30,7 @@ WHOLE = BundleManifest(
         ),
     ),
     provides=(),
-    requires=(Digest.of(b"a"),),
+    requires=tuple(sorted(map(Digest.of, (b"a", b"about", b"signature", b"layer")))),
 )
 _RAW = sorted(bytes.fromhex(Digest.of(each).hex) for each in (b"a", b"b"))
 
@@ -100,9 +101,22 @@ def test_digests_of_both_algorithms_are_packed() -> None:
     """43 bytes for each sha256; sha512 stands apart, and its digests come after."""
     held = (*sorted(Digest.of(bytes([each])) for each in range(30)), Digest.of(b"x", "sha512"))
     raw = replace(WHOLE, requires=held).dump()
-    assert held == BundleManifest.parse(raw).requires
-    packed = orjson.loads(raw)["requires"]
-    assert {"sha256": 30 * 32 * 4 // 3, "sha512": 88} == {algorithm: len(text) for algorithm, text in packed.items()}
+    assert set(held) == set(BundleManifest.parse(raw).requires).difference(WHOLE.requires)
+    told = orjson.loads(raw)["requires"]
+    assert {"sha256": 30 * 32 * 4 // 3, "sha512": 88} == {algorithm: len(text) for algorithm, text in told.items()}
+
+
+def test_what_names_say_is_not_said_again() -> None:
+    """Manifests of names and attachments are required where they do not travel, and `requires` does not repeat them."""
+    layer = Digest.of(b"layer")
+    assert packed([layer]) == orjson.loads(WHOLE.dump())["requires"]
+    _is_malformed(orjson.loads(WHOLE.dump()) | {"requires": packed(WHOLE.requires)})
+    carried = Carried(NAME.descriptor.digest, 1)
+    some = replace(
+        WHOLE, provides=(carried,), requires=tuple(each for each in WHOLE.requires if each != carried.digest)
+    )
+    assert some == BundleManifest.parse(some.dump())
+    assert packed([layer]) == orjson.loads(some.dump())["requires"]
 
 
 def _is_malformed(document: object) -> None:
