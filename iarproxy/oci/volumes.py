@@ -220,7 +220,8 @@ def _next(blob: Carried, done: int, room: int, limit: int | None) -> Piece | Non
     fits = min((room - header) // BLOCK * BLOCK, MAX_ENTRY)
     if fits < BLOCK or (limit is not None and room < limit // _WASTE and fits < left):
         return None
-    return Piece(blob.digest, done, min(fits, left), blob.size)
+    most = left if done else (left - 1) // BLOCK * BLOCK  # all of it did not fit: whole blobs may have longer headers
+    return Piece(blob.digest, done, min(fits, most), blob.size)
 
 
 def _taken(content: Literal | Piece) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -64,6 +65,16 @@ def test_a_reader_of_tar_agrees(sizes: list[tuple[int, Algorithm]], limit: int |
     assert {digest: len(each) for digest, each in blobs.items()} == {
         digest: sum(each.piece.size for each in found) for digest, found in extents(cut).items()
     }
+
+
+def test_a_blob_that_nearly_fits_keeps_the_limit() -> None:
+    """A whole sha512 blob has a longer header than a piece: where only the piece would fit, it is cut."""
+    first, second = Carried(Digest.of(b"1"), MIN_VOLUME // 2), Carried(Digest.of(b"2", "sha512"), 0)
+    room = MIN_VOLUME - volumes(BUNDLE, [], [first], MIN_VOLUME)[0].size
+    for size in range(room - 4 * BLOCK, room + 1, 100):
+        cut = volumes(BUNDLE, [], [first, replace(second, size=size)], MIN_VOLUME)
+        assert max(each.size for each in cut) <= MIN_VOLUME
+        assert size == sum(extent.piece.size for extent in extents(cut)[second.digest])
 
 
 def test_a_blob_that_fits_a_volume_is_not_split() -> None:
