@@ -45,13 +45,15 @@ async def apply(
 
 
 def test_a_name_that_is_left_out_of_itself(good: Made, tmp_path: Path) -> None:
-    """What a name stands for cannot be declared as left out: a name whose manifest is nowhere is refused."""
+    """What a name stands for cannot be declared as left out, whether its manifest is nowhere or travels."""
     first = good.manifest.names[0]
     left_out = replace(first, omitted=(first.descriptor.digest,))
     provides = tuple(each for each in good.manifest.provides if each.digest != first.descriptor.digest)
-    lying = replace(good.manifest, names=(left_out, *good.manifest.names[1:]), provides=provides)
+    travels = replace(good.manifest, names=(left_out, *good.manifest.names[1:]))
+    nowhere = replace(travels, provides=provides)
     site = fresh_site(tmp_path / "site")
-    site.refused("incomplete", *told(good, tmp_path / "bundle", lying).applying())
+    site.refused("missing-base", *told(good, tmp_path / "nowhere", nowhere).applying())
+    site.refused("incomplete", *told(good, tmp_path / "travels", travels).applying())
     assert {} == site.pins()
 
 
