@@ -32,7 +32,7 @@ from iarproxy.ledger.values import EventKind, Name
 
 T = TypeVar("T")
 
-PATIENCE = 8.0  # seconds to wait for other processes
+PATIENCE = 24.0  # seconds to wait for other processes; an act on 10,000 names has the ledger for 2, on a busy machine 8
 _MANY = 2000  # entries read at one look
 _NO_CHANGE = (EventKind.PINNED, EventKind.QUARANTINED)  # to a process that does not know the name
 _CHANGES_ALL = (EventKind.RECOVERED, EventKind.APPLIED)  # a bundle changes followed tags too, which no entry names

@@ -25,7 +25,8 @@ from iarproxy.ledger.transaction import Transaction
 
 T = TypeVar("T")
 
-DEADLINE = 10.0  # seconds that a caller waits
+DEADLINE = 30.0  # seconds that a caller waits: longer than another process may hold the ledger (`database.PATIENCE`)
+_END = 10.0  # seconds until a closed ledger's thread has ended
 POLL = 0.25  # seconds between looks at what other processes changed
 _WAITING = 20_000  # pieces of work in the queue
 _BATCH = 256  # pieces of work served together
@@ -101,7 +102,7 @@ class LedgerThread:
         if not self._stopping:
             self._stopping = True
             await asyncio.to_thread(self._queue.put, None)
-        await asyncio.to_thread(self._thread.join, DEADLINE)
+        await asyncio.to_thread(self._thread.join, _END)
 
     async def _submit(
         self, work: Callable[[Any], T], *, writes: bool, kept: Callable[[T], None] | None, deadline: float
