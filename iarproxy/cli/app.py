@@ -173,6 +173,9 @@ def _tell(error: BaseException) -> int:
             code, line = Exit.REFUSED, str(error)
         case Unavailable():
             code, line = Exit.UNAVAILABLE, str(error)
+        case PermissionError(filename=str() as path):  # rooms translate theirs; this is what a person named
+            owner = "as root, commands are run by the store's owner, who has to reach it too"
+            code, line = Exit.REFUSED, f"{path}: {error.strerror}; {owner}"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG | errno.EIO):  # rooms translate theirs
             drop_output()
             code, line = Exit.REFUSED, f"the output cannot be written: {error.strerror}"

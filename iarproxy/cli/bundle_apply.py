@@ -33,6 +33,7 @@ from iarproxy.cli.wiring import Rooms
 from iarproxy.config import Config
 from iarproxy.errors import Refused
 from iarproxy.ledger import DEFAULT, Ledger
+from iarproxy.oci.bundle_manifest import BundleManifest
 from iarproxy.trust.bundles import Vouched
 from iarproxy.trust.environments import Environment
 from iarproxy.trust.receipts import MAX_RECEIPT, is_receipt
@@ -90,7 +91,7 @@ def apply(
             reason=reason.strip() or "a bundle was applied",
             actor=kernel_actor(),
         )
-        sink = None if receipt is None else opened.enter_context(_sink(receipt))
+        sink = _early(folder, opened) if receipt is None else opened.enter_context(_sink(receipt))
         environment = environment_of(load(config), env)
 
         async def command(rooms: Rooms) -> _Ended:
@@ -163,6 +164,14 @@ class _Ended:
     outcome: Outcome
     receipt: Path | None
     remark: str = ""
+
+
+def _early(folder: BundleFolder, opened: ExitStack) -> int | None:
+    """A descriptor of the receipt that nobody named; None: it cannot be written, which is told at the end."""
+    with suppress(Refused):
+        name = BundleManifest.parse(folder.manifest).set
+        return opened.enter_context(_sink(Path(f"{name}.receipt")))
+    return None
 
 
 @contextmanager

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from airgap_bundles import Made, fresh_site, made
 from airgap_world import Place
+from iarproxy.trust.receipts import is_receipt
+
+SOMEBODY = 4711
 
 
 @pytest.fixture(scope="module")
@@ -30,3 +36,44 @@ def test_upstream_is_not_asked_offline(site: Place, bundle: Made, words: str) ->
     assert (4, "", 1) == (ended.code, ended.out, ended.err.count("\n"))
     assert "offline" in ended.err
     assert "not held" not in ended.err
+
+
+# --- root, beside a service that is another user ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def service() -> Iterator[Place]:
+    """A site whose store belongs to another user, in a folder that is root's; every user may come to it."""
+    with tempfile.TemporaryDirectory() as name:
+        above = Path(name)
+        above.chmod(0o755)
+        place = fresh_site(above / "site")
+        place.done("store", "stats")
+        place.folder.chmod(0o755)
+        (place.folder / "cache").mkdir(exist_ok=True)
+        for folder in (place.store, place.folder / "cache"):
+            for each in (folder, *folder.rglob("*")):
+                os.chown(each, SOMEBODY, SOMEBODY)
+        yield place
+
+
+@pytest.mark.root
+def test_the_receipt_of_root(service: Place, bundle: Made) -> None:
+    """What root applies for the service leaves its receipt in root's folder, as the documents write the command."""
+    ended = service.alone(*bundle.applying())
+    assert (0, "") == (ended.code, ended.err)
+    assert is_receipt((service.folder / "site-a.receipt").read_bytes())
+    assert {SOMEBODY} == {each.stat().st_uid for each in service.store.rglob("*")}
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("words", ["ledger restore private/copy", "lock export private/iar.lock"])
+def test_what_the_service_cannot_reach(service: Place, words: str) -> None:
+    """A command of root that became the store's owner, and cannot look into root's folder, says so in one line."""
+    private = service.folder / "private"
+    (private / "copy").mkdir(parents=True)
+    private.chmod(0o700)
+    ended = service.alone(*words.split())
+    assert (1, "", 1) == (ended.code, ended.out, ended.err.count("\n")), ended.err
+    assert str(private) in ended.err
+    assert "store's owner" in ended.err
