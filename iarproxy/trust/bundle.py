@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import orjson
@@ -23,6 +24,8 @@ from iarproxy.trust.signing import PrivateKey, PublicKey
 BUNDLE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 IN_TOTO = "application/vnd.in-toto+json"
 
+_FINGERPRINT = 32  # bytes of a sha256
+
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
@@ -32,6 +35,15 @@ class Envelope:
     payload_type: str
     signature: bytes
     hint: str = ""
+
+    @property
+    def claimed(self) -> str:
+        """What people and files call that key: 16 hex digits of its fingerprint; where it has none, its hint."""
+        with suppress(ValueError):
+            named = base64.b64decode(self.hint, validate=True)
+            if len(named) == _FINGERPRINT:
+                return named.hex()[:16]
+        return f"{self.hint[:44]!r}"
 
 
 def encoding(payload_type: str, payload: bytes) -> bytes:

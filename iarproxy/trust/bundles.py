@@ -243,8 +243,9 @@ def _insist_on_enough(counted: Mapping[str, Envelope], needed: int, signatures: 
 
 
 def _named(signatures: Sequence[bytes]) -> str:
-    hints = ", ".join(sorted({f"{each.hint[:44]!r}" for each in map(exact, signatures)}))
-    return f"; its signatures name the keys {hints}" if hints else ": it has no signature"
+    keys = ", ".join(sorted({each.claimed for each in map(exact, signatures)}))
+    look = "`iarproxy keys show NAME.pub` tells which one a file holds"
+    return f"; its signatures name the keys {keys}; {look}" if keys else ": it has no signature"
 
 
 def _taken(

@@ -103,7 +103,7 @@ def _verified(envelope: Envelope, trusted: Sequence[PublicKey]) -> bytes:
         return envelope.payload
     raise BundleRefused(
         "untrusted-key",
-        f"the receipt names the key {envelope.hint[:44]!r}, and none of the keys that are trusted signed it; --trust "
+        f"the receipt names the key {envelope.claimed}, and none of the keys that are trusted signed it; --trust "
         "takes the site's .pub, which `iarproxy bundle receipt SET --pub FILE` writes there",
     )
 

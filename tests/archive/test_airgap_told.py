@@ -38,6 +38,22 @@ def test_upstream_is_not_asked_offline(site: Place, bundle: Made, words: str) ->
     assert "not held" not in ended.err
 
 
+def test_a_stranger_s_key_is_called_as_everywhere(site: Place, bundle: Made, tmp_path: Path) -> None:
+    """A refusal calls the key that signed as `keys show`, and the name of its file, call it."""
+    site.done("keys", "create", "other")
+    ended = site.run("bundle", "apply", bundle.folder, "--trust", site.folder / "other.pub")
+    (file,) = bundle.folder.glob("bundle.*.sigstore.json")
+    assert (1, True) == (ended.code, f"name the keys {file.name.split('.')[1]};" in ended.err), ended.err
+    receipt, public = tmp_path / "one.receipt", tmp_path / "site.pub"
+    site.done(*bundle.applying("--receipt", receipt))
+    site.done("bundle", "receipt", "site-a", "--pub", public)
+    (key,) = site.done("keys", "show", public, "--json").json
+    words: list[str | Path] = ["--receipt", receipt, "--trust", site.folder / "other.pub", "-o", tmp_path / "two"]
+    words += ["--sets", bundle.origin.sets_file, "--key", bundle.origin.folder / "team.key"]
+    ended = bundle.origin.run("bundle", "create", "site-a", *words)
+    assert (1, True) == (ended.code, f"names the key {key['fingerprint'][:16]}, and" in ended.err), ended.err
+
+
 # --- root, beside a service that is another user ---------------------------------------------------------------------
 
 
