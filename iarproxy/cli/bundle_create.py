@@ -22,7 +22,7 @@ from iarproxy.archive.making.gathering import Gathering
 from iarproxy.archive.making.order import Acknowledged, Created, Draft, Nothing, On, Order, Since
 from iarproxy.archive.staging import MANIFEST, begin, staging, translated, volume_name
 from iarproxy.cli.actor import kernel_actor
-from iarproxy.cli.key_reading import private_key, rotations_beside, signers
+from iarproxy.cli.key_reading import rotations_beside, signers, signing_key
 from iarproxy.cli.options import ConfigOption, JsonOption, load, run
 from iarproxy.cli.output import as_bytes, err, out, print_json, when
 from iarproxy.cli.person_files import read
@@ -104,7 +104,7 @@ def create(
 
 def _order(name: str, sets: Path, key: Path, on: On, *, lifetime: timedelta, most: int | None) -> Order:
     """What is wanted, with what the person's files say; `most`: bytes of a volume."""
-    definition, signer = load_sets(sets)[name].definition, private_key(key)
+    definition, signer = load_sets(sets)[name].definition, signing_key(key)
     return Order(
         set=name,
         definition=definition,

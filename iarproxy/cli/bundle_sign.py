@@ -13,7 +13,7 @@ import typer
 
 from iarproxy.archive.folder import BundleFolder
 from iarproxy.archive.making.countersigning import signable
-from iarproxy.cli.key_reading import private_key, rotations_beside, signers
+from iarproxy.cli.key_reading import rotations_beside, signers, signing_key
 from iarproxy.cli.options import JsonOption
 from iarproxy.cli.output import out, print_json, when
 from iarproxy.cli.writing import output
@@ -36,7 +36,7 @@ def sign(
 
     The volumes are not read: `bundle inspect` shows what you vouch for, `bundle verify` whether it is all there.
     """
-    signer = private_key(key)
+    signer = signing_key(key)
     with BundleFolder.open([folder]) as bundle:
         found = signable(bundle, signers(trust or []))
     beside = {file_of(signer.public): found.signed(signer), **rotations_beside(key, signer.public)}

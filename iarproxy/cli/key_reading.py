@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from iarproxy.cli.output import print_error
 from iarproxy.cli.person_files import read
 from iarproxy.errors import Malformed, Refused
 from iarproxy.ledger import key_files
-from iarproxy.trust.rotations import MAX_ROTATION, insist, leading_to
+from iarproxy.trust.rotations import MAX_ROTATION, file_of, insist, leading_to
 from iarproxy.trust.signing import PrivateKey, PublicKey, public_keys
 
 _MAX_KEYS = 64 * 1024  # bytes
@@ -33,6 +34,19 @@ def private_key(path: Path) -> PrivateKey:
         raise Refused(f"the key {path} cannot be read: {error.strerror}") from error
     except Malformed as error:
         raise Refused(f"{path}: {error}; `iarproxy keys create NAME` makes one") from error
+
+
+def signing_key(path: Path) -> PrivateKey:
+    """As `private_key`, for a bundle: where the key has a successor that is said, for sites that know it refuse it.
+
+    Raises:
+        Refused: it cannot be used.
+    """
+    key = private_key(path)
+    successor = path.absolute().with_name(file_of(key.public))
+    if successor.exists():
+        print_error(f"{path} has a successor, as {successor} says; sites that know that refuse what {path.name} signs")
+    return key
 
 
 def signers(paths: Iterable[Path]) -> list[tuple[PublicKey, ...]]:

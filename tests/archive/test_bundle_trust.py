@@ -109,6 +109,16 @@ def test_a_rotated_key(origin: Place, site: Place, tmp_path: Path) -> None:
     assert 2 == len(site.pins())
 
 
+def test_signing_with_a_rotated_key(origin: Place, tmp_path: Path) -> None:
+    """Who still signs with a key that has a successor beside it is told at once, and not by the site weeks later."""
+    origin.done("keys", "rotate", "team.key", "new")
+    words: list[str | Path] = ["bundle", "create", SET, "--sets", origin.sets_file, "--full", "--key"]
+    old = origin.done(*words, origin.folder / "team.key", "-o", tmp_path / "old")
+    assert (1, True) == (old.err.count("\n"), "team.key has a successor" in old.err), old.err
+    assert "" == origin.done(*words, origin.folder / "new.key", "-o", tmp_path / "new").err
+    assert "has a successor" in origin.done("bundle", "sign", tmp_path / "new", "--key", "team.key").err
+
+
 def test_a_rotation_that_does_not_travel(origin: Place, site: Place, tmp_path: Path) -> None:
     """A new key that comes without the old one's word is nobody's."""
     origin.done("keys", "rotate", "team.key", "new")
