@@ -201,6 +201,15 @@ def test_a_followed_tag_again(origin: Place, tmp_path: Path) -> None:
         assert wanted.digest == known[0].digest
 
 
+def test_a_reason_that_no_journal_takes(good: Made, tmp_path: Path) -> None:
+    """A reason that is too long is told before anything is taken, and not hours later."""
+    site = fresh_site(tmp_path / "site")
+    site.done("pins", "list")
+    before = site.holdings()
+    ended = site.run(*good.applying("--reason", "x" * 10_000))
+    assert (1, True, before) == (ended.code, "needs a reason" in ended.err, site.holdings()), ended.err
+
+
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 

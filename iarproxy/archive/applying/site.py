@@ -29,10 +29,11 @@ from iarproxy.archive.checking import Placed, Problem, cut_of, hashes_of, place,
 from iarproxy.archive.folder import BundleFolder
 from iarproxy.archive.staging import JOURNAL
 from iarproxy.archive.vouching import vouched_in
-from iarproxy.errors import BundleRefused, Conflict, Malformed
+from iarproxy.errors import BundleRefused, Conflict
 from iarproxy.ledger import Ledger
 from iarproxy.ledger.bundles import Applied
 from iarproxy.ledger.bundles import Applying as Act
+from iarproxy.ledger.pins import insist_reason
 from iarproxy.ledger.recalls import Recall
 from iarproxy.oci import Descriptor, Digest, TagReference
 from iarproxy.oci.bundle_manifest import MEDIA_TYPE, BundleManifest
@@ -109,8 +110,7 @@ class Site:
             BundleRefused: with the code that says why. Denied, Malformed: as `Naming.insist`, or without a reason.
             StoreFull, StoreUnavailable, LedgerUnavailable: not now; what is verified stays.
         """
-        if not order.reason.strip():
-            raise Malformed("applying a bundle needs a reason")
+        insist_reason(order.reason, order.actor)
         bundle = await self._vouched(folder, order)
         match await self._judged(bundle, order):
             case Repeated():
