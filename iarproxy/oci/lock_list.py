@@ -1,8 +1,8 @@
 """Lists of `name:tag@sha256:...`, found anywhere in a text (Renovate's style: Dockerfiles, workflows, values files).
 
 Rule 1: what stands before `@sha256:` is looked at backwards, a bounded way: time grows with the text's length only.
-Rule 2: a digest of the wrong length is an error, since one that was cut would drop a pin; `@sha256:` without any hex
-        digit after it is prose.
+Rule 2: a digest of the wrong length is an error, since one that was cut would drop a pin; so is one whose algorithm is
+        misspelt. `@sha256:` without any hex digit after it is prose.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from iarproxy.errors import Malformed
 from iarproxy.oci.lock import NO_TAG, Collected, Lock, Locked, Named
 
-_AT = re.compile(r"@(sha(?:256|512):[0-9a-fA-F][0-9a-zA-Z]{0,200})", re.ASCII)
+_AT = re.compile(r"@((?i:sha)[0-9]{3}:[0-9a-fA-F][0-9a-zA-Z]{0,200})", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9._:/\[\]$-]*", re.ASCII)  # `$`: a variable is no name, and must not look like one
 _LONGEST = 400  # characters of a name
 

@@ -354,6 +354,9 @@ def test_a_cut_digest_in_a_list_is_an_error() -> None:
     """It would drop a pin otherwise."""
     with pytest.raises(Malformed, match="line 2: a:1: not a digest"):
         read(f"\na:1@{A[:-1]}\n")
+    for algorithm in ("sha265", "SHA256", "sha384"):
+        with pytest.raises(Malformed, match="line 2: a:1: not a digest"):
+            read(f"b:1@{B}\na:1@{A.replace('sha256', algorithm)}\n")
     with pytest.raises(Malformed, match=r"line 3: docker\.io/library/a:1 is locked to"):
         read(f"a:1@{A}\n\nlibrary/a:1@{B}")
 
