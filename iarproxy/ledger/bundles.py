@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, literal_column, select
 
-from iarproxy.errors import BundleRefused, Malformed
+from iarproxy.errors import BundleRefused, Conflict, Malformed
 from iarproxy.ledger import followed, links, pins
 from iarproxy.ledger.journal import Entry
 from iarproxy.ledger.rows import JOURNAL
@@ -111,6 +111,7 @@ class Applying:
         changes: of the names; those that stay as they are have none.
         followed: attachment tags, and tags that policy follows.
         links: what repositories hand out.
+        known: what attachment tags stood for when `followed` was made of it; None: nothing.
     """
 
     origin: str
@@ -128,6 +129,7 @@ class Applying:
     signers: tuple[str, ...] = ()
     rotations: tuple[bytes, ...] = ()
     detail: dict[str, Any] = field(default_factory=dict)
+    known: Mapping[TagReference, Digest | None] = field(default_factory=dict)
 
 
 class Bundles:
@@ -184,7 +186,7 @@ class Bundles:
         """A person's act: what each of the changed names stands for after it (rule 2).
 
         Raises:
-            Conflict: naming what is pinned, where that is not what a change says.
+            Conflict: naming what is pinned, where that is not what a change says; or what was attached meanwhile.
             BundleRefused: `replayed`: this sequence or a newer one was applied meanwhile.
             Malformed: without a reason or an actor. Recalled: a digest is denied.
             LedgerDamaged, LedgerUnavailable: nothing was applied.
@@ -248,6 +250,7 @@ def apply_within(tx: Transaction, *, applying: Applying, links_made: Sequence[di
             f"sequence {applying.sequence} of {applying.set} from {applying.origin} is not newer than sequence"
             f" {last.sequence}, which was applied at {last.at:%Y-%m-%d %H:%M:%SZ}",
         )
+    _insist_on_known(tx, applying.known)
     tx.append(
         EventKind.APPLIED,
         None,
@@ -258,6 +261,14 @@ def apply_within(tx: Transaction, *, applying: Applying, links_made: Sequence[di
     )
     _reattach(tx, attachments=applying.followed, links_made=links_made)
     return pins.change(tx, EventKind.IMPORTED, applying.changes, reason=applying.reason, actor=applying.actor)
+
+
+def _insist_on_known(tx: Transaction, known: Mapping[TagReference, Digest | None]) -> None:
+    """Return if attachments are what they were: lists that were joined from others would lose what came meanwhile."""
+    for reference, digest in known.items():
+        now = followed.read(tx.connection, reference)
+        if (None if now is None else now[0].digest) != digest:
+            raise Conflict(f"something was attached as {reference} meanwhile")
 
 
 def _reattach(

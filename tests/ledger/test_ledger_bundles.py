@@ -82,6 +82,22 @@ async def test_sequences_count_for_each_set(tmp_path: Path) -> None:
             await ledger.bundles.make("No Set", bundle("y"), base=FULL, actor="ann")
 
 
+async def test_what_was_attached_meanwhile(tmp_path: Path) -> None:
+    """A list of referrers that was joined with one that stands no more is refused: it would lose what came since."""
+    async with opened(tmp_path / "ledger.db") as ledger:
+        attached = tag(f"sha256-{'0' * 64}")
+        fresh = bringing(1, [("v1", None, "one")], known={attached: None})
+        await ledger.set_followed(attached, content("meanwhile"))
+        for known in ({attached: None}, {attached: content("before").digest}):
+            with pytest.raises(Conflict, match=r"attached as .* meanwhile"):
+                await ledger.bundles.apply(replace(fresh, known=known))
+        assert ({}, None) == (await pins_of(ledger), await ledger.bundles.last_applied(ORIGIN, "site-a"))
+        await ledger.bundles.apply(replace(fresh, known={attached: content("meanwhile").digest}))
+        now = await ledger.followed(attached)
+        assert now is not None
+        assert content("attached 1") == now[0]
+
+
 async def test_an_apply_is_one_act(tmp_path: Path) -> None:
     """Names, followed tags, links and the entry are there together, and the entries say which bundle it was."""
     path = tmp_path / "ledger.db"

@@ -10,7 +10,7 @@ Rule 4: where nothing is known, what the bundle has counts byte for byte, and so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, TypeVar
@@ -24,10 +24,12 @@ from iarproxy.oci.referrer_index import joined
 from iarproxy.store import Store
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 _AT_ONCE: Final = 200  # tags that the ledger is asked for at the same time
 
 Followed: TypeAlias = tuple[TagReference, Descriptor]
+Known: TypeAlias = Mapping[TagReference, Descriptor | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,33 +39,31 @@ class Growing:
     store: Store
     ledger: Ledger
 
-    async def grown(self, brought: Sequence[Followed]) -> Sequence[Followed]:
-        """The followed tags that a bundle brings, attachments with what is known here; all of it is in the store.
-
-        Raises:
-            StoreFull, StoreUnavailable, LedgerUnavailable: not now.
-        """
-        return await _each(self._one, brought)
-
-    async def unknown(self, brought: Sequence[Followed]) -> Sequence[Followed]:
-        """The same without tags that policy follows and that stand for something here.
+    async def known(self, brought: Iterable[Followed]) -> Known:
+        """What the followed tags that a bundle brings stand for here now.
 
         Raises:
             LedgerUnavailable: not now.
         """
-        wanted = await _each(self._is_unknown, brought)
-        return [each for each, is_wanted in zip(brought, wanted, strict=True) if is_wanted]
+        return dict(await _each(self._known, [reference for reference, _ in brought]))
 
-    async def _is_unknown(self, brought: Followed) -> bool:
-        reference, _ = brought
-        return reference.tag.is_attachment or await self.ledger.followed(reference) is None
+    async def _known(self, reference: TagReference) -> tuple[TagReference, Descriptor | None]:
+        found = await self.ledger.followed(reference)
+        return reference, None if found is None else found[0]
 
-    async def _one(self, brought: Followed) -> Followed:
+    async def grown(self, brought: Sequence[Followed], known: Known) -> tuple[Followed, ...]:
+        """The followed tags that a bundle brings, attachments with what is `known` here; all of it is in the store.
+
+        Raises:
+            StoreFull, StoreUnavailable: not now.
+        """
+        return tuple(await _each(lambda each: self._grown(each, known[each[0]]), brought))
+
+    async def _grown(self, brought: Followed, known: Descriptor | None) -> Followed:
         reference, descriptor = brought
-        known = await self.ledger.followed(reference) if reference.tag.is_attachment else None
-        if known is None or known[0].digest == descriptor.digest:
+        if known is None or known.digest == descriptor.digest or not reference.tag.is_attachment:
             return brought
-        ours, theirs = await self._document(known[0]), await self._document(descriptor)
+        ours, theirs = await self._document(known), await self._document(descriptor)
         if ours is None or theirs is None:
             return brought
         held = {each for each in _parts(ours) if self.store.find(each) is not None}
@@ -96,11 +96,20 @@ class Growing:
         return found
 
 
-async def _each(ask: Callable[[Followed], Awaitable[T]], brought: Sequence[Followed]) -> Sequence[T]:
+def attached(known: Known) -> dict[TagReference, Digest | None]:
+    """Of what is known the attachments: they must be what they were when the lists were joined."""
+    return {
+        reference: None if descriptor is None else descriptor.digest
+        for reference, descriptor in known.items()
+        if reference.tag.is_attachment
+    }
+
+
+async def _each(ask: Callable[[V], Awaitable[T]], values: Sequence[V]) -> list[T]:
     """What is answered to each, some at a time: the ledger serves together what waits together."""
     found: list[T] = []
-    for start in range(0, len(brought), _AT_ONCE):
-        found += await asyncio.gather(*map(ask, brought[start : start + _AT_ONCE]))
+    for start in range(0, len(values), _AT_ONCE):
+        found += await asyncio.gather(*map(ask, values[start : start + _AT_ONCE]))
     return found
 
 

@@ -27,9 +27,10 @@ async def reattach(store: Store, naming: Naming, manifest: BundleManifest, *, mo
     """
     contained = Contained(store, manifest)
     await contained.look()
-    growing = Growing(store, naming.ledger)
-    brought = naming.followed(manifest)
-    followed = await growing.grown(brought if moves else await growing.unknown(brought))
+    growing, brought = Growing(store, naming.ledger), naming.followed(manifest)
+    known = await growing.known(brought)
+    wanted = [each for each in brought if moves or each[0].tag.is_attachment or known[each[0]] is None]
+    followed = await growing.grown(wanted, known)
     await naming.ledger.bundles.reattach(followed, linked(contained, followed))
 
 

@@ -21,7 +21,7 @@ from typing import Final, TypeAlias, assert_never
 
 from iarproxy.archive import evidence
 from iarproxy.archive.applying.contained import Contained, leading_to, linked
-from iarproxy.archive.applying.growing import Growing
+from iarproxy.archive.applying.growing import Growing, attached
 from iarproxy.archive.applying.incoming import Incoming
 from iarproxy.archive.applying.naming import Names, Naming, Prefer, detail_of
 from iarproxy.archive.applying.reattaching import reattach
@@ -181,10 +181,12 @@ class Site:
         names = await self.naming.compare(manifest, said, order.prefer)  # anew: taking may have lasted for hours
         recalled = self.naming.insist_on_none_recalled(manifest, order.prefer)  # so is what was recalled meanwhile
         names = names.without(_tags(leading_to(contained.below, recalled), contained, recalled))
-        names = replace(names, followed=tuple(await Growing(self.store, self.ledger).grown(names.followed)))
+        growing = Growing(self.store, self.ledger)
+        known = await growing.known(names.followed)
+        names = replace(names, followed=await growing.grown(names.followed, known))
         kept = await self._keep_manifest(folder.manifest)
         links = linked(contained, names.followed)
-        act = _act(bundle, order, names, self.naming.environment.name)
+        act = replace(_act(bundle, order, names, self.naming.environment.name), known=attached(known))
         try:
             await self.ledger.bundles.apply(replace(act, manifest=kept, links=links, checkpoint=checkpoint))
         except Conflict as conflict:
