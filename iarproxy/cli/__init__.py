@@ -1,25 +1,18 @@
 """The commands, and the wiring: the only room that opens the others and hands them to each other.
 
-Rule: importing all of it makes a hundred thousand objects that stay; the collector would walk them again and again, a
-      sixth of the time that a start takes. So it rests meanwhile, and what was imported is left out of its walks.
+Rule: nothing is imported before Ctrl-C ends the process quietly, and then only what the called command needs.
 """
 
 from __future__ import annotations
 
-import gc
-import sys
+from iarproxy.cli import interrupts
 
 
 def main() -> None:
     """The console script."""
-    gc.disable()
-    try:
-        from iarproxy.cli import app  # noqa: PLC0415  # see the rule
-    except KeyboardInterrupt:  # what tells all other ends is not there yet
-        sys.stderr.write("iarproxy: interrupted before anything was done\n")
-        sys.exit(130)
-    gc.freeze()
-    gc.enable()
+    interrupts.end_by_them()
+    from iarproxy.cli import app  # noqa: PLC0415  # see the rule
+
     app.main()
 
 

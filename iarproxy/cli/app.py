@@ -8,132 +8,74 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import sys
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-import structlog
 import typer
 from typer.exceptions import TyperException
 
-from iarproxy import __version__
-from iarproxy import config as configuration
-from iarproxy.cli import (
-    bundle,
-    diff,
-    drift,
-    events,
-    inspect,
-    journal,
-    keys,
-    layout,
-    lease,
-    ledger,
-    lock,
-    pins,
-    serve,
-    telling,
-)
-from iarproxy.cli import demo as demo_command
-from iarproxy.cli.explain import explain
-from iarproxy.cli.logs import configure_logging
-from iarproxy.cli.options import ConfigOption
+import iarproxy
+from iarproxy.cli import interrupts
+from iarproxy.cli.on_demand import TableGroup
 from iarproxy.cli.output import Exit, drop_output, err, out, print_error, print_json
-from iarproxy.cli.promote import promote
-from iarproxy.cli.recall import recall
-from iarproxy.cli.retain import retain
-from iarproxy.cli.setup import setup
-from iarproxy.cli.sync import sync
 from iarproxy.errors import BundleRefused, Refused, Unavailable
-from iarproxy.trust import Admission
+
+
+class Commands(TableGroup):
+    """Every command, in the order in which help lists them."""
+
+    TABLE: ClassVar = (
+        ("serve", "serve:serve", "Serve the mirror."),
+        ("diff", "diff:diff", "Compare pins: from A to B, what was added, removed, changed."),
+        ("explain", "explain:explain", "Tell where a name stands, and why."),
+        ("pull", "inspect:pull", "Bring references into the store, with progress."),
+        ("sync", "sync:sync", "Bring everything that a set needs into the store, and pin it."),
+        ("promote", "promote:promote", "Let names into an environment, by digest."),
+        (
+            "recall",
+            "recall:recall",
+            "Deny a digest, everything that contains it, and every tag that leads to it; tell who pulled it.",
+        ),
+        ("setup", "setup:setup", "Set up a client to pull through this mirror, and prove it."),
+        ("demo", "demo:demo", "Tell the whole story in a few seconds."),
+        ("check-config", "check_config:check_config", "Check a configuration and say what it means."),
+        ("pins", "pins:app", "What is pinned, and the deliberate change of a pin."),
+        ("drift", "drift:app", "What upstream offers now for pinned tags."),
+        ("lock", "lock:app", "Pins as text for git: export, import, compare."),
+        ("bundle", "bundle:app", "Carry sets to sites without a network: create, inspect, verify, apply."),
+        ("layout", "layout:app", "OCI layouts and docker-archives of other tools: export, import."),
+        ("store", "inspect:store_app", "What the store holds."),
+        ("ledger", "ledger:app", "Back up, restore, rebuild and verify the ledger."),
+        ("journal", "journal:app", "The journal: read it, verify it, prove it to others."),
+        ("events", "events:app", "Webhooks: who is told of what happens, and what could not be delivered."),
+        ("lease", "lease:app", "What somebody runs, and whose names no retention takes."),
+        ("keys", "keys:app", "Keys that sign bundles, and those of others that are trusted."),
+    )
+
 
 app = typer.Typer(
+    cls=Commands,
     help="A pull-through mirror for OCI registries that pins every tag and refuses upstream drift, loudly.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(serve.serve)
-pins.app.command()(retain)
-app.add_typer(pins.app, name="pins")
-app.add_typer(drift.app, name="drift")
-app.add_typer(lock.app, name="lock")
-app.add_typer(bundle.app, name="bundle")
-app.add_typer(layout.app, name="layout")
-app.command()(diff.diff)
-app.command()(explain)
-app.command()(inspect.pull)
-app.command()(sync)
-app.command()(promote)
-app.command()(recall)
-app.command()(setup)
-app.add_typer(inspect.store_app, name="store")
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(journal.app, name="journal")
-app.add_typer(events.app, name="events")
-app.add_typer(lease.app, name="lease")
-app.add_typer(keys.app, name="keys")
-app.command()(demo_command.demo)
 
 
 def _version(wanted: bool) -> None:  # typer calls it with the option's value
     if wanted:
-        out.print(f"iarproxy {__version__}", markup=False)
+        out.print(f"iarproxy {iarproxy.__version__}", markup=False)
         raise typer.Exit
 
 
 @app.callback()
 def _options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001  # typer calls what reads it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    pass
-
-
-@app.command("check-config")
-def check_config(
-    file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", readable=False, help="None: the file that `serve` would read.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
-    config: ConfigOption = None,
-) -> None:
-    """Check a configuration and say what it means.
-
-    It is read as `serve` would; nothing is started.
-    """
-    settings = configuration.load(file or config, os.environ)
-    identity = serve.tls_identity(settings)
-    telling.check(settings)
-    if json:
-        print_json(settings.model_dump(mode="json", exclude={"tags"}) | {"tags": [str(tag) for tag in settings.tags]})
-        return
-    out.print(f"{settings.source or 'built-in defaults'}: ok", markup=False)
-    plain = [*settings.server.listen, *settings.server.optional_listen]
-    out.print(f"  listens on  {', '.join(plain) or 'TLS only'}; admin on {settings.admin.listen}", markup=False)
-    if identity is not None and settings.server.tls is not None:
-        tls, expires = settings.server.tls, identity.not_after.date()
-        out.print(f"  TLS on      {', '.join(tls.listen)}; certificate until {expires}", markup=False)
-        for remark in identity.remarks:
-            out.print(f"  warning     {remark}", markup=False)
-    out.print(f"  store       {settings.store.path}", markup=False)
-    offline = ", never asked: offline" if settings.server.offline else ""
-    for name, upstream in settings.upstreams.items():
-        out.print(f"  upstream    {name} at {', else '.join(upstream.urls)}{offline}", markup=False)
-    for name, section in settings.environments.items():
-        out.print(f"  environment {name} on {section.described()}", markup=False)
-    if settings.inbox is not None:
-        keys = ", ".join(map(str, settings.inbox.trust))
-        out.print(f"  inbox       {settings.inbox.path}, signed by {keys}", markup=False)
-    for name, hook in settings.webhooks.items():
-        out.print(f"  webhook     {name}: {', '.join(hook.events)}", markup=False)
-    for rule in settings.rules:
-        first = "" if rule.admit is Admission.ANY else f", admits only what is {rule.admit}"
-        first += f", cools down for {rule.cool_down}" if rule.cool_down else ""
-        out.print(f"  tags        {rule.match.text}: {rule.mode}, on drift {rule.on_drift}{first}", markup=False)
+    _log_what_is_wrong()
 
 
 def main() -> None:
@@ -143,8 +85,8 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command line; the exit code."""
-    configure_logging(logging.WARNING)
     try:
+        interrupts.notice_them()
         code = int(app(arguments, standalone_mode=False, prog_name="iarproxy") or Exit.DONE)
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the edge of the program: it ends as one line
         if isinstance(error, BundleRefused) and "--json" in arguments:
@@ -180,7 +122,21 @@ def _tell(error: BaseException) -> int:
             drop_output()
             code, line = Exit.REFUSED, f"the output cannot be written: {error.strerror}"
         case _:
-            structlog.get_logger("iarproxy").error("internal error", exc_info=error)
+            _internal(error)
             code, line = Exit.INTERNAL, f"internal error: {type(error).__name__}: {error}; please report it"
     print_error(line)
     return code
+
+
+def _internal(error: BaseException) -> None:
+    import structlog  # noqa: PLC0415  # as below
+
+    _log_what_is_wrong()
+    structlog.get_logger("iarproxy").error("internal error", exc_info=error)
+
+
+def _log_what_is_wrong() -> None:
+    """Have warnings and errors logged; a command that has more to tell says so."""
+    from iarproxy.cli.logs import configure_logging  # noqa: PLC0415  # structlog is half of what help would import
+
+    configure_logging(logging.WARNING)

@@ -1,4 +1,4 @@
-"""`iarproxy bundle apply` and `verify`: taking a bundle in, and reading all of it without taking anything.
+"""`iarproxy bundle apply`: taking a bundle in.
 
 Rule: what only the person may read or write (the media, keys, where the receipt goes) is opened before root is given
       up; nothing of it is written to but the receipt's file.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,42 +16,25 @@ from pathlib import Path
 from typing import Annotated, Any, assert_never
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from iarproxy.archive.applying.naming import Naming, Prefer
 from iarproxy.archive.applying.site import Done, Order, Outcome, Site, Unchanged
 from iarproxy.archive.folder import BundleFolder
-from iarproxy.archive.verifying import Verified
-from iarproxy.archive.verifying import verify as read_all
 from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.bundle_receipt import acknowledging
-from iarproxy.cli.key_reading import signers
-from iarproxy.cli.options import ConfigOption, EnvironmentOption, JsonOption, environment_of, load, run
-from iarproxy.cli.output import Exit, as_bytes, err, out, plain, print_error, print_json, stop, when
+from iarproxy.cli.bundle_verify import FoldersArgument, ThresholdOption, TrustOption, bars, bundle_json, signers_of
+from iarproxy.cli.holdings import Holdings
+from iarproxy.cli.options import ConfigOption, EnvironmentOption, JsonOption, environment_of, load, run_held
+from iarproxy.cli.output import as_bytes, out, plain, print_error, print_json, when
 from iarproxy.cli.refusals import refusals
-from iarproxy.cli.wiring import Rooms
 from iarproxy.config import Config
 from iarproxy.errors import Refused
 from iarproxy.ledger import DEFAULT, Ledger
 from iarproxy.oci.bundle_manifest import BundleManifest
-from iarproxy.trust.bundles import Vouched
 from iarproxy.trust.environments import Environment
 from iarproxy.trust.receipts import MAX_RECEIPT, is_receipt
-from iarproxy.trust.signing import PublicKey
 
-_SHORT = 16  # hex digits of a fingerprint
 _SHOWN = 20  # names
-
-FoldersArgument = Annotated[
-    list[Path], typer.Argument(metavar="DIR...", readable=False, help="The bundle; several: its media.")
-]
-TrustOption = Annotated[
-    list[Path],
-    typer.Option("--trust", metavar="NAME.pub", readable=False, help="A signer's public key; again for each signer."),
-]
-ThresholdOption = Annotated[
-    int | None, typer.Option("--threshold", metavar="K", min=1, help="How many signers are enough; default: all.")
-]
 
 
 def apply(
@@ -84,7 +67,7 @@ def apply(
     with refusals(json=json), ExitStack() as opened:
         folder = opened.enter_context(BundleFolder.open(folders))
         order = Order(
-            trusted=_signers(trust, threshold),
+            trusted=signers_of(trust, threshold),
             threshold=threshold,
             prefer=prefer,
             accept_expired=accept_expired,
@@ -94,64 +77,28 @@ def apply(
         sink = _early(folder, opened) if receipt is None else opened.enter_context(_sink(receipt))
         environment = environment_of(load(config), env)
 
-        async def command(rooms: Rooms) -> _Ended:
-            with _bars("verified", quiet=json) as told:
-                outcome = await site_of(rooms, environment).apply(folder, order, told)
-            raw = await acknowledging(rooms).receipt(outcome.applied)
+        async def command(holdings: Holdings) -> _Ended:
+            with bars("verified", quiet=json) as told:
+                outcome = await site_of(holdings, environment).apply(folder, order, told)
+            raw = await acknowledging(holdings).receipt(outcome.applied)
             return _Ended(outcome, *_kept(raw, sink, receipt, outcome.applied.set))
 
-        ended = run(config, command)
+        ended = run_held(config, command)
         if json:
             print_json(_as_json(ended))
         else:
             _print(ended)
 
 
-def verify(
-    folders: FoldersArgument,
-    *,
-    trust: TrustOption,
-    threshold: ThresholdOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Check the signatures of a bundle and read every byte of it; all that is wrong is told. Nothing is changed."""
-    with refusals(json=json), BundleFolder.open(folders) as folder:
-        with _bars("read", quiet=json) as told:
-            found = read_all(folder, _signers(trust, threshold), threshold=threshold, now=datetime.now(UTC), told=told)
-        if json:
-            print_json(_verified_json(found))
-        else:
-            _print_verified(found)
-        if found.wrong:
-            stop(Exit.REFUSED)
-
-
-def _signers(trust: list[Path], threshold: int | None) -> list[tuple[PublicKey, ...]]:
-    """The keys of each signer, of whom so many can vouch."""
-    if threshold is not None and threshold > len(trust):
-        raise typer.BadParameter(f"--threshold {threshold} of {len(trust)} signers; give --trust for each of them")
-    return signers(trust)
-
-
-def site_of(rooms: Rooms, environment: Environment) -> Site:
-    """What applies bundles in these rooms."""
-    naming = naming_of(rooms.config, rooms.ledger, environment)
-    return Site(rooms.store, rooms.ledger, naming, lambda: datetime.now(UTC))
+def site_of(holdings: Holdings, environment: Environment) -> Site:
+    """What applies bundles in these holdings."""
+    naming = naming_of(holdings.config, holdings.ledger, environment)
+    return Site(holdings.store, holdings.ledger, naming, lambda: datetime.now(UTC))
 
 
 def naming_of(config: Config, ledger: Ledger, environment: Environment) -> Naming:
     """How names of bundles are taken in an environment."""
     return Naming(ledger, frozenset(config.upstreams), config.rules, environment)
-
-
-@contextmanager
-def _bars(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True))
-    silent = quiet or not err.is_terminal
-    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=err, disable=silent) as bars:
-        task = bars.add_task(what, total=None)
-        yield lambda more, all_of_it: bars.update(task, advance=more, total=all_of_it)
 
 
 # --- the receipt -----------------------------------------------------------------------------------------------------
@@ -236,7 +183,7 @@ def _write(fd: int, raw: bytes) -> None:
 def _as_json(ended: _Ended) -> dict[str, Any]:
     outcome, applied = ended.outcome, ended.outcome.applied
     found = {
-        **_bundle_json(outcome.vouched),
+        **bundle_json(outcome.vouched),
         "environment": applied.environment,
         "applied": applied.at,
         "actor": applied.actor,
@@ -264,19 +211,6 @@ def _as_json(ended: _Ended) -> dict[str, Any]:
             assert_never(outcome)
 
 
-def _bundle_json(bundle: Vouched) -> dict[str, Any]:
-    said = bundle.statement
-    return {
-        "bundle": str(said.bundle),
-        "origin": said.origin,
-        "set": said.set,
-        "sequence": said.sequence,
-        "created": said.created,
-        "expires": said.expires,
-        "signers": list(bundle.signers),
-    }
-
-
 def _print(ended: _Ended) -> None:
     outcome, applied = ended.outcome, ended.outcome.applied
     which = f"bundle {applied.sequence} of set {applied.set}"
@@ -299,33 +233,6 @@ def _print(ended: _Ended) -> None:
         print_error(ended.remark)
     else:
         _line(f"{ended.receipt}: the receipt; carry it to the origin")
-
-
-def _verified_json(found: Verified) -> dict[str, Any]:
-    wrong = [{"code": code, "error": plain(said)} for code, said in found.wrong]
-    first = {"error": plain(found.wrong[0][1]), "code": found.wrong[0][0]} if found.wrong else {}
-    return {
-        **_bundle_json(found.vouched),
-        "ok": not wrong,
-        **first,
-        "problems": wrong,
-        "volumes": found.volumes,
-        "remarks": list(map(plain, found.remarks)),
-    }
-
-
-def _print_verified(found: Verified) -> None:
-    said = found.vouched.statement
-    for remark in found.remarks:
-        print_error(remark)
-    for code, told in found.wrong:
-        print_error(f"{code}: {told}")
-    if not found.wrong:
-        keys = ", ".join(each[:_SHORT] for each in found.vouched.signers)
-        _line(
-            f"bundle {said.sequence} of set {said.set} is whole: {found.volumes} volumes, signed by {keys},"
-            f" expires at {when(said.expires)}"
-        )
 
 
 def _line(text: str) -> None:

@@ -22,11 +22,11 @@ from iarproxy.archive.making.gathering import Gathering
 from iarproxy.archive.making.order import Acknowledged, Created, Draft, Nothing, On, Order, Since
 from iarproxy.archive.staging import MANIFEST, begin, staging, translated, volume_name
 from iarproxy.cli.actor import kernel_actor
+from iarproxy.cli.holdings import Holdings, checkpointing
 from iarproxy.cli.key_reading import rotations_beside, signers, signing_key
-from iarproxy.cli.options import ConfigOption, JsonOption, load, run
+from iarproxy.cli.options import ConfigOption, JsonOption, load, run_held
 from iarproxy.cli.output import as_bytes, err, out, print_json, when
 from iarproxy.cli.person_files import read
-from iarproxy.cli.wiring import Rooms, checkpointing
 from iarproxy.config.sets import load_sets
 from iarproxy.config.values import Duration, Size
 from iarproxy.oci.bundle_manifest import MAX_BUNDLE, BundleManifest
@@ -87,15 +87,15 @@ def create(
     if not dry_run:
         _hand_over(output, load(config).store.path)
 
-    async def command(rooms: Rooms) -> Draft | Created:
-        creating = Creating(rooms.store, rooms.ledger, _gathering(rooms).gather, lambda: datetime.now(UTC))
+    async def command(holdings: Holdings) -> Draft | Created:
+        creating = Creating(holdings.store, holdings.ledger, _gathering(holdings).gather, lambda: datetime.now(UTC))
         draft = await creating.draft(order)
         if dry_run:
             return draft
         with staging(output, OsDisk()) as made, _telling(draft, quiet=json) as told:
             return await creating.create(draft, made, told)
 
-    done = run(config, command)
+    done = run_held(config, command)
     if json:
         print_json(_as_json(done, output))
     else:
@@ -157,9 +157,9 @@ def _hand_over(target: Path, store: Path) -> None:
             os.chown(target, store.stat().st_uid, store.stat().st_gid)
 
 
-def _gathering(rooms: Rooms) -> Gathering:
+def _gathering(holdings: Holdings) -> Gathering:
     """What of the journal travels."""
-    return Gathering(rooms.ledger, checkpointing(rooms).make_checkpoint)
+    return Gathering(holdings.ledger, checkpointing(holdings).make_checkpoint)
 
 
 @contextmanager

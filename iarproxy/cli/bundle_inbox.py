@@ -26,10 +26,10 @@ from iarproxy.archive.taking import Fate, Taken, Taking
 from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.bundle_apply import site_of
 from iarproxy.cli.bundle_receipt import acknowledging
+from iarproxy.cli.holdings import Holdings
 from iarproxy.cli.key_reading import signers
-from iarproxy.cli.options import ConfigOption, JsonOption, environment_of, load, run
+from iarproxy.cli.options import ConfigOption, JsonOption, environment_of, load, run_held
 from iarproxy.cli.output import Exit, as_bytes, out, plain, print_error, print_json, stop
-from iarproxy.cli.wiring import Rooms
 from iarproxy.config import Config
 from iarproxy.config.inbox import InboxSettings
 from iarproxy.errors import ConfigError, Refused
@@ -51,7 +51,7 @@ def inbox(json: JsonOption = False, config: ConfigOption = None) -> None:
     section = _section(settings)
     keys = signers(section.trust)
     actor = kernel_actor()
-    taken = run(config, lambda rooms: _taking(rooms, section, keys, actor).run())
+    taken = run_held(config, lambda holdings: _taking(holdings, section, keys, actor).run())
     if json:
         print_json({"bundles": list(map(_as_json, taken))})
     else:
@@ -71,8 +71,8 @@ def _section(settings: Config) -> InboxSettings:
     return settings.inbox
 
 
-def _taking(rooms: Rooms, section: InboxSettings, keys: Sequence[Sequence[PublicKey]], actor: str) -> Taking:
-    environment = environment_of(rooms.config, section.environment)
+def _taking(holdings: Holdings, section: InboxSettings, keys: Sequence[Sequence[PublicKey]], actor: str) -> Taking:
+    environment = environment_of(holdings.config, section.environment)
     order = Order(
         trusted=keys,
         threshold=section.threshold,
@@ -80,10 +80,10 @@ def _taking(rooms: Rooms, section: InboxSettings, keys: Sequence[Sequence[Public
         reason=f"it arrived in {section.path}",
         actor=actor,
     )
-    applying = _Applying(rooms, order, section)
+    applying = _Applying(holdings, order, section)
     prints = [sorted(key.fingerprint for key in each) for each in keys]
     return Taking(
-        rooms.ledger,
+        holdings.ledger,
         section.path,
         section.settle.total_seconds(),
         apply=applying.apply,
@@ -99,7 +99,7 @@ def _taking(rooms: Rooms, section: InboxSettings, keys: Sequence[Sequence[Public
 class _Applying:
     """Applies a bundle, and writes its receipt."""
 
-    rooms: Rooms
+    holdings: Holdings
     order: Order
     section: InboxSettings
 
@@ -109,9 +109,9 @@ class _Applying:
         Raises:
             Refused, Unavailable: as `archive.applying.Site.apply`.
         """
-        environment = environment_of(self.rooms.config, self.section.environment)
+        environment = environment_of(self.holdings.config, self.section.environment)
         with await asyncio.to_thread(BundleFolder.open, folders) as folder:
-            outcome = await site_of(self.rooms, environment).apply(folder, self.order)
+            outcome = await site_of(self.holdings, environment).apply(folder, self.order)
         return _said(outcome) + await self._acknowledged(outcome.applied)
 
     async def acknowledge(self, applied: Applied) -> None:
@@ -125,7 +125,7 @@ class _Applying:
         target = self.section.receipts / f"{applied.set}-{applied.sequence}-{applied.bundle.hex[:12]}.receipt"
         if await asyncio.to_thread(target.exists):
             return
-        raw = await acknowledging(self.rooms).receipt(applied)
+        raw = await acknowledging(self.holdings).receipt(applied)
         await asyncio.to_thread(partial(_write, target, raw))
 
     async def _acknowledged(self, applied: Applied) -> str:

@@ -10,22 +10,22 @@ from typing import Annotated
 import typer
 
 from iarproxy.archive.acknowledging import Acknowledging
-from iarproxy.cli.options import ConfigOption, run
+from iarproxy.cli.holdings import Holdings, checkpointing
+from iarproxy.cli.options import ConfigOption, run_held
 from iarproxy.cli.output import out
-from iarproxy.cli.wiring import Rooms, checkpointing
 from iarproxy.cli.writing import output
 from iarproxy.ledger.own_keys import receipt_key
 
 
-def acknowledging(rooms: Rooms) -> Acknowledging:
+def acknowledging(holdings: Holdings) -> Acknowledging:
     """What writes receipts of these rooms; makes the site's key where there is none.
 
     Raises:
         Refused: the key cannot be used.
     """
-    key = receipt_key(rooms.config.ledger_path.parent)
-    sign = checkpointing(rooms).make_checkpoint
-    return Acknowledging(rooms.store, rooms.ledger, key, sign, lambda: datetime.now(UTC))
+    key = receipt_key(holdings.config.ledger_path.parent)
+    sign = checkpointing(holdings).make_checkpoint
+    return Acknowledging(holdings.store, holdings.ledger, key, sign, lambda: datetime.now(UTC))
 
 
 def receipt(
@@ -56,14 +56,14 @@ def receipt(
         sink = None if to is None and public is not None else files.enter_context(output(to))
         shown = None if public is None else files.enter_context(output(public))
 
-        async def command(rooms: Rooms) -> None:
-            site = acknowledging(rooms)
+        async def command(holdings: Holdings) -> None:
+            site = acknowledging(holdings)
             if sink is not None:
                 sink.write(await site.receipt(await site.applied(name, origin)))
             if shown is not None:
                 shown.write(site.key.public.pem)
 
-        run(config, command)
+        run_held(config, command)
     if to is not None:
         out.print(f"{to}: receipt of set {name}; carry it to the origin", markup=False)
     if public is not None:

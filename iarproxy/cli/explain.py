@@ -14,7 +14,8 @@ from iarproxy.cli.options import (
     reference,
     run,
 )
-from iarproxy.cli.output import out, print_json, pulls, when
+from iarproxy.cli.output import out, print_json, when
+from iarproxy.cli.pulled import pulls
 from iarproxy.cli.wiring import Rooms
 from iarproxy.ledger import DEFAULT
 from iarproxy.mirror.explain.explained import explanation_as_json

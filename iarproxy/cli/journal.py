@@ -13,9 +13,10 @@ import typer
 
 from iarproxy.cli import journal_proofs
 from iarproxy.cli.actor import kernel_actor
+from iarproxy.cli.holdings import become_owner, checkpointing
 from iarproxy.cli.options import ConfigOption, JsonOption, given_reason, load, run
 from iarproxy.cli.output import Exit, out, print_error, print_json, print_table, stop, when
-from iarproxy.cli.wiring import Rooms, become_owner, checkpointing
+from iarproxy.cli.wiring import Rooms
 from iarproxy.cli.writing import output
 from iarproxy.errors import LedgerDamaged, Refused
 from iarproxy.ledger import Event, EventKind

@@ -8,6 +8,7 @@ from typing import Annotated, Any, assert_never
 import orjson
 import typer
 
+from iarproxy.cli.holdings import checkpointing
 from iarproxy.cli.options import (
     ConfigOption,
     EnvironmentOption,
@@ -19,7 +20,7 @@ from iarproxy.cli.options import (
 )
 from iarproxy.cli.output import Exit, out, plain, print_error, print_json, stop, when
 from iarproxy.cli.person_files import read
-from iarproxy.cli.wiring import Rooms, checkpointing
+from iarproxy.cli.wiring import Rooms
 from iarproxy.cli.writing import output
 from iarproxy.errors import LedgerDamaged, Malformed, Refused, UnknownManifest
 from iarproxy.ledger import DEFAULT, Event

@@ -20,9 +20,10 @@ from iarproxy.archive.applying.naming import Naming
 from iarproxy.archive.applying.reattaching import reattach_all
 from iarproxy.cli.actor import kernel_actor
 from iarproxy.cli.bundle_apply import naming_of
+from iarproxy.cli.holdings import become_owner
 from iarproxy.cli.options import ConfigOption, JsonOption, environment_of, load, run
 from iarproxy.cli.output import Exit, out, print_error, print_json, stop
-from iarproxy.cli.wiring import Rooms, become_owner
+from iarproxy.cli.wiring import Rooms
 from iarproxy.config import Config
 from iarproxy.mirror.events.checkpointing import Checkpointing
 from iarproxy.store import Store

@@ -1,24 +1,31 @@
-"""Options and arguments that several commands share, and how their texts become values."""
+"""Options and arguments that several commands share, and how their texts become values.
+
+Rule: commands that need no more than an option import this too, so what opens the rest is imported where it is called.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from iarproxy import config as configuration
-from iarproxy.cli.wiring import Rooms, become_owner, open_rooms
-from iarproxy.config import Config
 from iarproxy.errors import Malformed
-from iarproxy.ledger import DEFAULT
 from iarproxy.oci import DOCKER_HUB, Digest, Platform, Reference, TagReference, parse_reference
+from iarproxy.oci.routing import DEFAULT
 from iarproxy.trust.environments import FIRST_FETCHES, Environment
 
+if TYPE_CHECKING:
+    from iarproxy.cli.holdings import Holdings
+    from iarproxy.cli.wiring import Rooms
+    from iarproxy.config import Config
+
 T = TypeVar("T")
+H = TypeVar("H")
 
 ConfigOption = Annotated[
     Path | None,
@@ -39,7 +46,9 @@ ReferenceArgument = Annotated[
 
 def load(chosen: Path | None) -> Config:
     """The configuration of this machine."""
-    return configuration.load(chosen, os.environ)
+    from iarproxy.config import load as load_config  # noqa: PLC0415  # see the rule
+
+    return load_config(chosen, os.environ)
 
 
 def run(chosen: Path | None, command: Callable[[Rooms], Awaitable[T]]) -> T:
@@ -48,12 +57,28 @@ def run(chosen: Path | None, command: Callable[[Rooms], Awaitable[T]]) -> T:
     Raises:
         ConfigError: the configuration or the store does not allow it.
     """
-    config = load(chosen)
+    from iarproxy.cli.wiring import open_rooms  # noqa: PLC0415  # see the rule
+
+    return _run(load(chosen), open_rooms, command)
+
+
+def run_held(chosen: Path | None, command: Callable[[Holdings], Awaitable[T]]) -> T:
+    """As `run`, for a command that asks no upstream."""
+    from iarproxy.cli.holdings import open_holdings  # noqa: PLC0415  # see the rule
+
+    return _run(load(chosen), open_holdings, command)
+
+
+def _run(
+    config: Config, opened: Callable[[Config], AbstractAsyncContextManager[H]], command: Callable[[H], Awaitable[T]]
+) -> T:
+    from iarproxy.cli.holdings import become_owner  # noqa: PLC0415  # see the rule
+
     become_owner(config.store.path)
 
     async def inside() -> T:
-        async with open_rooms(config) as rooms:
-            return await command(rooms)
+        async with opened(config) as holdings:
+            return await command(holdings)
 
     return asyncio.run(inside())
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, NoReturn, assert_never
+from typing import Any, NoReturn
 
 import orjson
 from rich.console import Console
-
-from iarproxy.ledger import KEPT, NotUsed, Use, Used, UseSummary, UsesUnreadable
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -108,38 +105,3 @@ def as_bytes(count: int) -> str:
             return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
         amount /= 1024
     return f"{amount:.1f} TiB"
-
-
-def pulls(used: UseSummary) -> str:
-    """Who pulled something, as one line for people."""
-    match used:
-        case Used(clients=0):
-            return f"{_times(used)}; clients are not recorded"
-        case Used():
-            newest = ", ".join(_client(each) for each in _one_each(used.newest))
-            return f"{_times(used)}, by {used.clients} {'client' if used.clients == 1 else 'clients'}: {newest}"
-        case NotUsed():
-            return f"not pulled yet, or not in the last {KEPT.days} days"
-        case UsesUnreadable(reason=reason):
-            return f"not known now: {reason}"
-        case _:
-            assert_never(used)
-
-
-def _times(used: Used) -> str:
-    if used.count == 1:
-        return f"once, {when(used.last)}"
-    return f"{used.count} times since {when(used.first)}, last {when(used.last)}"
-
-
-def _one_each(newest: Iterable[Use]) -> list[Use]:
-    """The newest use of each client that is known: one may have been given several digests."""
-    found: dict[str, Use] = {}
-    for use in newest:
-        if use.client:
-            found.setdefault(use.client, use)
-    return list(found.values())
-
-
-def _client(use: Use) -> str:
-    return f"{use.client} {when(use.last)}"

@@ -18,7 +18,9 @@ from iarproxy.cli.options import (
     run,
     tag_reference,
 )
-from iarproxy.cli.output import Exit, Table, out, print_error, print_json, print_table, pulls, stop, when
+from iarproxy.cli.output import Exit, Table, out, print_error, print_json, print_table, stop, when
+from iarproxy.cli.pulled import pulls
+from iarproxy.cli.retain import retain
 from iarproxy.cli.wiring import Rooms
 from iarproxy.errors import UnknownManifest
 from iarproxy.ledger import DEFAULT, Damage, DriftState, Event, Pin, PinSet, UseSummary, Withheld
@@ -227,5 +229,5 @@ def _detail(event: Event) -> str:
     return "; ".join(filter(None, [", ".join([*now, *told]), event.reason]))
 
 
-for act in (pin_acts.repin, pin_acts.rollback, pin_acts.approve, pin_acts.remove):
+for act in (pin_acts.repin, pin_acts.rollback, pin_acts.approve, pin_acts.remove, retain):
     app.command()(act)

@@ -12,10 +12,11 @@ from typing import Annotated
 import typer
 
 from iarproxy.cli.actor import kernel_actor
+from iarproxy.cli.holdings import become_owner
 from iarproxy.cli.options import ConfigOption, JsonOption, digest, environment_of, load, run, tag_reference
 from iarproxy.cli.output import print_json
 from iarproxy.cli.promotion_report import end, plan_as_json, print_plan
-from iarproxy.cli.wiring import Rooms, become_owner
+from iarproxy.cli.wiring import Rooms
 from iarproxy.config import Config
 from iarproxy.config.gates import GateSettings
 from iarproxy.errors import Malformed, Refused

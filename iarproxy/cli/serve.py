@@ -19,10 +19,11 @@ from typing import Annotated
 import structlog
 import typer
 
-from iarproxy.cli import telling, wiring
+from iarproxy.cli import telling
+from iarproxy.cli.holdings import become_owner, checkpointing
 from iarproxy.cli.logs import access_sink, configure_logging
 from iarproxy.cli.options import ConfigOption, load
-from iarproxy.cli.wiring import Rooms, become_owner, open_rooms, routes_of, runtime_folder
+from iarproxy.cli.wiring import Rooms, open_rooms, routes_of, runtime_folder
 from iarproxy.config import Config
 from iarproxy.config.listening import ClientCertificates
 from iarproxy.errors import ConfigError
@@ -167,7 +168,7 @@ async def build(context: WorkerContext, *, checked_until: float = 0.0) -> Faces:
         stack.push_async_callback(chores.close)
         told = telling.deliverer(rooms, metrics, elected)
         stack.push_async_callback(told.close)
-        signing = wiring.checkpointing(rooms)
+        signing = checkpointing(rooms)
         signing.on_checkpoint(lambda made: told.checkpoint(str(made.note), {"size": made.size}))
         chores.add(signing.make_checkpoint, config.journal.checkpoint_interval)
         registry = RegistryFace(

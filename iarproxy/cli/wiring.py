@@ -1,42 +1,35 @@
 """Wiring: the one place where rooms are opened and handed to each other.
 
-Rule 1: a process that starts as root becomes the store's owner before it opens anything in the store.
-Rule 2: what was opened is closed, in reverse order, however the command ends.
+Rule: what was opened is closed, in reverse order, however the command ends.
 """
 
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
+from iarproxy.cli.holdings import Holdings, open_holdings
 from iarproxy.config import Config
-from iarproxy.errors import ConfigError, Offline
-from iarproxy.ledger import Ledger
+from iarproxy.errors import Offline
 from iarproxy.metrics import Metrics
 from iarproxy.mirror.drift.checking import Checked
 from iarproxy.mirror.drift.plan import Tally
-from iarproxy.mirror.events.checkpointing import Checkpointing
 from iarproxy.mirror.explain.missing import Missing
 from iarproxy.mirror.mirror import Mirror
 from iarproxy.oci.routing import Routes
-from iarproxy.store import Store
 from iarproxy.upstream import Upstreams
 from iarproxy.upstream.via import pseudonym
 
 
 @dataclass(frozen=True, slots=True)
-class Rooms:
+class Rooms(Holdings):
     """Everything that a command works with."""
 
-    config: Config
-    store: Store
-    ledger: Ledger
     upstreams: Upstreams
     mirror: Mirror
 
@@ -50,29 +43,6 @@ class Rooms:
             raise Offline(
                 "this configuration is offline, so no upstream is asked what it offers; ask where they can be asked"
             )
-
-
-def become_owner(path: Path) -> None:
-    """Give up root for the owner of the store, for good; nothing happens for others, or before the store exists.
-
-    Raises:
-        ConfigError: the store cannot be looked at.
-    """
-    try:
-        owner = path.stat()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: {error.strerror}; run as the owner of the store, or choose another store.path"
-        ) from error
-    if os.geteuid() != 0 or owner.st_uid == 0:
-        return
-    os.setgroups([])
-    os.setgid(owner.st_gid)
-    os.setuid(owner.st_uid)
-    with suppress(KeyError):
-        os.environ["HOME"] = pwd.getpwuid(owner.st_uid).pw_dir
 
 
 def runtime_folder(identity: str, environment: Mapping[str, str]) -> Path | None:
@@ -118,12 +88,8 @@ async def open_rooms(
         ConfigError: one of them cannot be used as it is; the message says what to do.
     """
     async with AsyncExitStack() as stack:
-        store = Store.open(config.store.path, max_size=config.store.max_size)
-        stack.push_async_callback(store.close)
-        ledger = await Ledger.open(
-            config.ledger_path, store_identity=store.identity, store_is_empty=store.is_empty(), checked=checked
-        )
-        stack.push_async_callback(ledger.close)
+        held = await stack.enter_async_context(open_holdings(config, checked=checked))
+        store, ledger = held.store, held.ledger
         counted = metrics or Metrics.open(None)
         missing = Missing(store, ledger)
         stack.push_async_callback(missing.close)
@@ -157,11 +123,6 @@ async def _upstreams(
     folder = runtime_folder(identity, environment)
     shared = None if folder is None else folder / "upstream"
     return await Upstreams.open(config.upstreams, cache_dir=shared, meter=metrics, via=pseudonym(identity))
-
-
-def checkpointing(rooms: Rooms) -> Checkpointing:
-    """What signs the journal of these rooms, as the configuration says."""
-    return Checkpointing(rooms.ledger, rooms.config.journal_key, rooms.config.journal.checkpoint_file)
 
 
 def _count_verdict(metrics: Metrics, checked: Checked) -> None:

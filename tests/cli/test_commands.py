@@ -202,23 +202,6 @@ def test_an_interrupted_pull_says_so(machine: Machine) -> None:
     assert (130, "iarproxy: interrupted; what was complete is kept\n") == (pull.returncode, said)
 
 
-def test_an_interrupted_start_says_so(machine: Machine) -> None:
-    """Ctrl-C while the program is still read from disk, a second or more on a busy machine, is no traceback."""
-    code = """
-import os, signal, sys
-class Interrupting:
-    def find_spec(self, name, path=None, target=None):
-        if name == "sqlalchemy":
-            os.kill(os.getpid(), signal.SIGINT)
-sys.meta_path.insert(0, Interrupting())
-from iarproxy.cli import main
-main()
-"""
-    command = [sys.executable, "-c", code, "pins", "list"]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, env=machine.environment, check=False)
-    assert (130, "", "iarproxy: interrupted before anything was done\n") == (ran.returncode, ran.stdout, ran.stderr)
-
-
 def test_nothing_needs_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user id without HOME and without an entry in the password file shares nothing between processes."""
     homeless(monkeypatch)

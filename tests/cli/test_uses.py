@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from iarproxy.cli.output import pulls
+from iarproxy.cli.pulled import pulls
 from iarproxy.ledger import NotUsed, Use, Used, Uses, UseSummary, UsesUnreadable
 from iarproxy.oci import Digest, Repository, Tag
 from test_commands import REFERENCE, Machine, machine
