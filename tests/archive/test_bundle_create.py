@@ -7,7 +7,6 @@ import hashlib
 import os
 import random
 import shutil
-import stat
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -425,16 +424,12 @@ def shuffled(place: Place) -> None:
 
 
 @pytest.fixture
-def readable(tmp_path: Path) -> Iterator[Path]:
-    """A folder that every user may come to."""
-    every = Path(tempfile.gettempdir())
-    above = [each for each in (tmp_path, *tmp_path.parents) if every in each.parents]
-    modes = {each: stat.S_IMODE(each.stat().st_mode) for each in above}
-    for each, mode in modes.items():
-        each.chmod(mode | 0o055)
-    yield tmp_path
-    for each, mode in modes.items():
-        each.chmod(mode)
+def readable() -> Iterator[Path]:
+    """A folder that every user may come to; pytest's own is closed anew by each other run of tests."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def backwards(wanted: Wanted) -> Wanted:
