@@ -15,9 +15,8 @@ from enum import StrEnum
 from iarproxy.archive.folder import BundleFolder, VolumeFile
 from iarproxy.errors import BundleRefused, Malformed
 from iarproxy.oci import Digest
-from iarproxy.oci.bundle_layout import volumes_of
+from iarproxy.oci.bundle_layout import sizes_of
 from iarproxy.oci.bundle_manifest import BundledName, BundleManifest
-from iarproxy.oci.volumes import Volume
 from iarproxy.trust.bundle import exact
 from iarproxy.trust.bundles import BundleStatement, statement_in
 
@@ -93,7 +92,7 @@ def inspect(folder: BundleFolder) -> Inspected:
     """
     try:
         manifest = BundleManifest.parse(folder.manifest)
-        cut = volumes_of(manifest)
+        sizes = sizes_of(manifest)
     except Malformed as error:
         raise BundleRefused("malformed", str(error)) from error
     identity, whole = manifest.identity, Digest.of(folder.manifest)
@@ -103,16 +102,16 @@ def inspect(folder: BundleFolder) -> Inspected:
         manifest,
         tuple(_signature(each, whole) for each in folder.signatures),
         len(folder.rotations),
-        tuple(_part(each, own.get(each.number)) for each in cut),
+        tuple(_part(number, size, own.get(number)) for number, size in enumerate(sizes, 1)),
         (*others, *folder.strangers),
     )
 
 
-def _part(volume: Volume, file: VolumeFile | None) -> Part:
+def _part(number: int, size: int, file: VolumeFile | None) -> Part:
     if file is None:
-        return Part(volume.number, volume.size, problem="is not here")
-    problem = "" if file.size == volume.size else f"has {file.size} bytes"
-    return Part(volume.number, volume.size, file.path, problem)
+        return Part(number, size, problem="is not here")
+    problem = "" if file.size == size else f"has {file.size} bytes"
+    return Part(number, size, file.path, problem)
 
 
 def _signature(raw: bytes, manifest: Digest) -> Signature:

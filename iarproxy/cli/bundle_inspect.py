@@ -11,6 +11,7 @@ import typer
 from iarproxy.archive.folder import BundleFolder
 from iarproxy.archive.inspecting import Inspected, Part, Signature
 from iarproxy.archive.inspecting import inspect as look
+from iarproxy.cli import collector
 from iarproxy.cli.options import JsonOption
 from iarproxy.cli.output import as_bytes, out, plain, print_error, print_json, print_table, when
 from iarproxy.trust.bundles import BundleStatement
@@ -31,7 +32,7 @@ def inspect(
 
     Nothing is verified.
     """
-    with BundleFolder.open(folders) as folder:
+    with collector.resting(), BundleFolder.open(folders) as folder:
         found = look(folder)
     if json:
         print_json(_as_json(found))

@@ -21,7 +21,7 @@ from iarproxy.oci.bundle_manifest import BundledAttachment, BundledName, BundleM
 from iarproxy.oci.descriptor import Descriptor
 from iarproxy.oci.media_types import OCI_INDEX
 from iarproxy.oci.set_record import described
-from iarproxy.oci.volumes import Literal, Volume, volumes
+from iarproxy.oci.volumes import Literal, Volume, volume_sizes, volumes
 
 REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"
@@ -32,9 +32,9 @@ SPARSE = "dev.iarproxy.sparse"  # how many children of an index are left out
 def layout_files(manifest: BundleManifest) -> list[Literal]:
     """The layout's own files, in the order in which they are written."""
     listed = [each for each in manifest.names if each.listed]
-    carried = {each.digest for each in manifest.provides}
+    carried = {each.digest.hex for each in manifest.provides}
     every: Iterable[BundledName | BundledAttachment] = (*manifest.names, *manifest.attachments)
-    full = [each for each in every if each.descriptor.digest in carried]
+    full = [each for each in every if each.descriptor.digest.hex in carried]
     return [
         LAYOUT,
         Literal("index.json", index_of(listed)),
@@ -49,6 +49,15 @@ def volumes_of(manifest: BundleManifest) -> list[Volume]:
         Malformed: its volumes are too small for it.
     """
     return volumes(manifest.identity, layout_files(manifest), manifest.provides, manifest.volume_size)
+
+
+def sizes_of(manifest: BundleManifest) -> list[int]:
+    """The sizes of the bundle's volumes in bytes, the first volume's first.
+
+    Raises:
+        Malformed: its volumes are too small for it.
+    """
+    return volume_sizes(layout_files(manifest), manifest.provides, manifest.volume_size)
 
 
 def index_of(listed: Iterable[BundledName | BundledAttachment], untagged: Iterable[Descriptor] = ()) -> bytes:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any
@@ -98,16 +98,25 @@ class BundleManifest:
     requires: tuple[Digest, ...]
     volume_size: int | None = None
     pieces: tuple[tuple[Digest, tuple[str, ...]], ...] = ()
+    _identity: Digest | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def identity(self) -> Digest:
         """What the bundle is called in volumes and messages: the sha256 of the document without its pieces, for these
-        are known only once the volumes are written.
+        are known only once the volumes are written. It is computed once.
         """
-        return Digest.of(replace(self, pieces=()).dump())
+        if self._identity is None:
+            bare = replace(self, pieces=()) if self.pieces else self
+            object.__setattr__(self, "_identity", Digest.of(bare.dump()))
+        assert self._identity is not None  # noqa: S101  # set above
+        return self._identity
 
     def dump(self) -> bytes:
         """The document."""
+        return self._spelled([[str(each.digest), each.size] for each in self.provides])
+
+    def _spelled(self, provides: list[list[Any]]) -> bytes:
+        """The document; `provides` as it is to stand there."""
         every: Iterable[BundledName | BundledAttachment] = (*self.names, *self.attachments)
         types = list(dict.fromkeys(each.descriptor.media_type for each in every))
         numbers = {media_type: number for number, media_type in enumerate(types)}
@@ -118,7 +127,7 @@ class BundleManifest:
                 "mediaTypes": types,
                 "names": [_of_name(each, numbers) for each in self.names],
                 "attachments": [_of_attachment(each, numbers) for each in self.attachments],
-                "provides": [[str(each.digest), each.size] for each in self.provides],
+                "provides": provides,
                 "requires": packed(self._others),
                 "volumeSize": self.volume_size,
                 "pieces": {str(digest): list(hashes) for digest, hashes in self.pieces},
@@ -172,13 +181,17 @@ class BundleManifest:
                 volume_size=document["volumeSize"],
                 pieces=tuple((Digest.parse(digest), tuple(each)) for digest, each in document["pieces"].items()),
             )
-            sound = found.dump() == raw and _is_sound(found)
+            # `dump`, without spelling a million digests anew: each was parsed from the only text that it has
+            exact = type(document["provides"]) is list and found._spelled(document["provides"]) == raw
+            sound = exact and _is_sound(found, [digest for digest, _ in document["provides"]])
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise Malformed(f"not a bundle's manifest: {str(error)[:120]}") from error
         if not sound:
             raise Malformed(
                 "not a bundle's manifest as iarproxy writes it: it repeats, misorders or misspells something"
             )
+        if not found.pieces:
+            object.__setattr__(found, "_identity", Digest.of(raw))
         return found
 
 
@@ -197,15 +210,16 @@ def document_in(raw: bytes) -> Any:
         raise Malformed(f"not a bundle's manifest: {error}") from error
 
 
-def _is_sound(found: BundleManifest) -> bool:
-    provided, named = [each.digest for each in found.provides], [str(each.reference) for each in found.names]
+def _is_sound(found: BundleManifest, provided: list[str]) -> bool:
+    """Whether it says what can be. `provided`: the digests of what travels as texts, which sort as digests do."""
+    travel, named = set(provided), [str(each.reference) for each in found.names]
     attached = [str(each.reference) for each in found.attachments]
     ordered = all(map(_rises, (provided, named, attached)))  # the packed ones are
     sized = all(type(each.size) is int and each.size >= 0 for each in found.provides)
     limited = found.volume_size is None or (type(found.volume_size) is int and found.volume_size > 0)
     hashed = all(len(each) == 64 and set(each) <= set("0123456789abcdef") for _, all_ in found.pieces for each in all_)  # noqa: PLR2004  # hex digits of a sha256
-    known = {digest for digest, _ in found.pieces} <= set(provided)
-    apart = set(provided).isdisjoint(found.requires)
+    known = travel.issuperset(str(digest) for digest, _ in found.pieces)
+    apart = travel.isdisjoint(map(str, found.requires))
     tags = all(each.reference.tag.is_attachment for each in found.attachments)
     meant = all(
         isinstance(each.reference, TagReference) or each.reference.digest == each.descriptor.digest

@@ -137,3 +137,46 @@ def test_more_names_than_anybody_has() -> None:
     document["names"] *= MAX_NAMES + 1
     with pytest.raises(Malformed, match=f"over {MAX_NAMES} names"):
         BundleManifest.parse(orjson.dumps(document))
+
+
+REQUIRED = Digest.of(b"d")
+FIRST, SECOND = sorted((Digest.of(b"b"), Digest.of(b"c")))
+DELTA = replace(
+    MANIFEST,
+    provides=(Carried(FIRST, 3), Carried(SECOND, 5)),
+    requires=tuple(sorted((REQUIRED, NAME.descriptor.digest))),
+)
+NO_LISTS: tuple[object, ...] = ({}, "", None, 0, {str(FIRST): 3}, [[]])
+LONG = Digest.of(b"a", "sha512")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *NO_LISTS,
+        [[str(FIRST), 3.0]],
+        [[str(FIRST), True]],
+        [[str(FIRST), -1]],
+        [[str(FIRST), "3"]],
+        [[str(FIRST), 3, 3]],
+        [[str(FIRST).upper(), 3]],
+        [[f"{FIRST} ", 3]],
+        [{str(FIRST): 1, str(SECOND): 2}],
+        [[str(SECOND), 3], [str(FIRST), 3]],
+        [[str(FIRST), 3], [str(FIRST), 3]],
+        [[str(REQUIRED), 1]],
+        [[str(LONG), 3], [str(FIRST), 3]],
+    ],
+)
+def test_the_list_of_what_travels_is_exact(said: object) -> None:
+    """What is no list of digests and sizes as they are written, in order and each once, is no bundle's manifest."""
+    raw = orjson.dumps(orjson.loads(DELTA.dump()) | {"provides": said}, option=orjson.OPT_SORT_KEYS)
+    with pytest.raises(Malformed):
+        BundleManifest.parse(raw)
+
+
+@pytest.mark.parametrize("pieces", [(), ((FIRST, ("0" * 64, "1" * 64)),)], ids=["whole", "cut"])
+def test_it_is_called_the_same_wherever_it_is_read(pieces: tuple[tuple[Digest, tuple[str, ...]], ...]) -> None:
+    """A bundle's identity is that of its document without pieces, for who wrote it and for who reads it."""
+    written = replace(DELTA, pieces=pieces)
+    assert {Digest.of(DELTA.dump())} == {written.identity, BundleManifest.parse(written.dump()).identity}

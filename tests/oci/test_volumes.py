@@ -15,7 +15,18 @@ from iarproxy.errors import Malformed
 from iarproxy.oci import Digest
 from iarproxy.oci.bundle_manifest import Carried
 from iarproxy.oci.digest import Algorithm
-from iarproxy.oci.volumes import BLOCK, MAX_VOLUMES, MIN_VOLUME, Literal, Piece, Volume, extents, marked_in, volumes
+from iarproxy.oci.volumes import (
+    BLOCK,
+    MAX_VOLUMES,
+    MIN_VOLUME,
+    Literal,
+    Piece,
+    Volume,
+    extents,
+    marked_in,
+    volume_sizes,
+    volumes,
+)
 
 BUNDLE = Digest.of(b"bundle")
 SIZES = st.sampled_from(
@@ -51,7 +62,9 @@ def test_a_reader_of_tar_agrees(sizes: list[tuple[int, Algorithm]], limit: int |
     """Python's tar reader finds the names and bytes that were planned, in volumes that keep their limit."""
     blobs = {Digest.of(each, kind): each for seed, (size, kind) in enumerate(sizes) for each in [bytes_of(seed, size)]}
     layout = [Literal("oci-layout", b"{}"), Literal("index.json", b"x" * index)]
-    cut = volumes(BUNDLE, layout, [Carried(digest, len(blobs[digest])) for digest in sorted(blobs)], limit)
+    carried = [Carried(digest, len(blobs[digest])) for digest in sorted(blobs)]
+    cut = volumes(BUNDLE, layout, carried, limit)
+    assert volume_sizes(layout, carried, limit) == [volume.size for volume in cut]
     for volume in cut:
         raw = written(volume, blobs)
         assert limit is None or len(raw) <= limit
