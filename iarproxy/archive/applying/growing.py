@@ -9,11 +9,10 @@ Rule 4: where nothing is known, what the bundle has counts byte for byte, and so
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias
 
 import orjson
 
@@ -22,11 +21,9 @@ from iarproxy.ledger import Ledger
 from iarproxy.oci import MAX_MANIFEST, Descriptor, Digest, Manifest, Tag, TagReference, parse_manifest
 from iarproxy.oci.referrer_index import joined
 from iarproxy.store import Store
+from iarproxy.together import together
 
-T = TypeVar("T")
-V = TypeVar("V")
-
-_AT_ONCE: Final = 200  # tags that the ledger is asked for at the same time
+_AT_ONCE: Final = 200  # tags: the ledger serves together what waits together
 
 Followed: TypeAlias = tuple[TagReference, Descriptor]
 Known: TypeAlias = Mapping[TagReference, Descriptor | None]
@@ -45,7 +42,7 @@ class Growing:
         Raises:
             LedgerUnavailable: not now.
         """
-        return dict(await _each(self._known, [reference for reference, _ in brought]))
+        return dict(await together((reference for reference, _ in brought), self._known, at_a_time=_AT_ONCE))
 
     async def _known(self, reference: TagReference) -> tuple[TagReference, Descriptor | None]:
         found = await self.ledger.followed(reference)
@@ -57,7 +54,7 @@ class Growing:
         Raises:
             StoreFull, StoreUnavailable: not now.
         """
-        return tuple(await _each(lambda each: self._grown(each, known[each[0]]), brought))
+        return tuple(await together(brought, lambda each: self._grown(each, known[each[0]]), at_a_time=_AT_ONCE))
 
     async def _grown(self, brought: Followed, known: Descriptor | None) -> Followed:
         reference, descriptor = brought
@@ -103,14 +100,6 @@ def attached(known: Known) -> dict[TagReference, Digest | None]:
         for reference, descriptor in known.items()
         if reference.tag.is_attachment
     }
-
-
-async def _each(ask: Callable[[V], Awaitable[T]], values: Sequence[V]) -> list[T]:
-    """What is answered to each, some at a time: the ledger serves together what waits together."""
-    found: list[T] = []
-    for start in range(0, len(values), _AT_ONCE):
-        found += await asyncio.gather(*map(ask, values[start : start + _AT_ONCE]))
-    return found
 
 
 def _entries(index: Manifest, wanted: AbstractSet[Digest]) -> list[dict[str, Any]]:
