@@ -133,7 +133,7 @@ def _threads() -> set[str]:
 
 
 def _children() -> set[str]:
-    """`process pid name` of each child, zombies included; empty where there is no /proc."""
+    """`process pid` of each child, zombies included; empty where there is no /proc. Its name changes when it execs."""
     tracker = getattr(getattr(resource_tracker, "_resource_tracker", None), "_pid", None)
     found: set[str] = set()
     for task in Path("/proc/self/task").glob("*/children"):
@@ -141,15 +141,17 @@ def _children() -> set[str]:
             pids = task.read_text().split()
         except OSError:  # the thread ended meanwhile
             continue
-        found.update(f"process {pid} {_name_of(pid)}" for pid in pids if pid != str(tracker))
+        found.update(f"process {pid}" for pid in pids if pid != str(tracker))
     return found
 
 
-def _name_of(pid: str) -> str:
+def _told(left: str) -> str:
+    """What is left behind, a process with its name."""
+    kind, _, pid = left.partition(" ")
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return f"{left} {Path(f'/proc/{pid}/comm').read_text().strip()}" if kind == "process" else left
     except OSError:
-        return "(ended)"
+        return f"{left} (ended)"
 
 
 def _belongings() -> set[str]:
@@ -162,7 +164,7 @@ def _leaks(known: set[str]) -> list[str]:
     while more := _belongings() - known:
         gc.collect()
         if time.monotonic() > deadline:
-            return sorted(more)
+            return sorted(map(_told, more))
         time.sleep(0.01)
     return []
 
