@@ -13,12 +13,14 @@ import pytest
 
 from airgap_world import UPSTREAM, Place, an_origin, copied
 from iarproxy.archive.evidence import MOST_SEEN, Evidence, First, checked, compared, newest, told
-from iarproxy.errors import BundleRefused
+from iarproxy.archive.folder import BundleFolder
+from iarproxy.archive.making.countersigning import signable
+from iarproxy.errors import BundleRefused, Refused
 from iarproxy.ledger.bundles import Applied
 from iarproxy.oci import Descriptor, Digest
 from iarproxy.oci.bundle_manifest import BundleManifest
 from iarproxy.trust.bundle import envelope_of
-from iarproxy.trust.bundles import BundleStatement, statement_in
+from iarproxy.trust.bundles import MAX_SIGNATURES, BundleStatement, statement_in
 from iarproxy.trust.comparing import Continued, Undecided
 from iarproxy.trust.signing import KeyType, PrivateKey
 from images import small_image
@@ -230,6 +232,19 @@ def test_a_further_signer(origin: Place, tmp_path: Path) -> None:
     assert f"bundle.{key.public.fingerprint[:16]}.sigstore.json" in {each.name for each in (tmp_path / "one").iterdir()}
     again = origin.run("bundle", "sign", tmp_path / "one", "--key", other.with_suffix(".key"))
     assert (1, True) == (again.code, "signed the bundle already" in again.err)
+
+
+def test_no_more_signers_than_a_reader_takes(origin: Place, tmp_path: Path) -> None:
+    """The sixteenth signature is the last one: one more would make the bundle unreadable for every site."""
+    made(origin, tmp_path / "one")
+    key = PrivateKey.made(KeyType.ED25519)
+    for _ in range(MAX_SIGNATURES - 1):
+        another = PrivateKey.made(KeyType.ED25519)
+        name = f"bundle.{another.public.fingerprint[:16]}.sigstore.json"
+        with BundleFolder.open([tmp_path / "one"]) as folder:
+            (tmp_path / "one" / name).write_bytes(signable(folder).signed(another))
+    with BundleFolder.open([tmp_path / "one"]) as folder, pytest.raises(Refused, match="16 signatures"):
+        signable(folder).signed(key)
 
 
 def test_what_is_not_signed(origin: Place, tmp_path: Path) -> None:

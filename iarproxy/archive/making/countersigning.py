@@ -15,7 +15,7 @@ from iarproxy.archive.folder import BundleFolder
 from iarproxy.archive.vouching import insist_on_documents, vouched_in
 from iarproxy.errors import BundleRefused, Malformed, Refused
 from iarproxy.trust.bundle import exact, signed_bundle
-from iarproxy.trust.bundles import BundleStatement, as_signed, statement_in
+from iarproxy.trust.bundles import MAX_SIGNATURES, BundleStatement, as_signed, statement_in
 from iarproxy.trust.signing import PrivateKey, PublicKey
 
 
@@ -31,10 +31,12 @@ class Signable:
         """The signature's file.
 
         Raises:
-            Refused: the key signed it before.
+            Refused: the key signed it before, or it has as many signatures as a reader takes.
         """
         if key.public.hint in self.hints:
             raise Refused(f"the key {key.public.fingerprint[:16]} signed the bundle already")
+        if len(self.hints) >= MAX_SIGNATURES:
+            raise Refused(f"the bundle has {len(self.hints)} signatures, and no site reads one that has more")
         return signed_bundle(self.payload, key)
 
 
