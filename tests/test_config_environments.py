@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from checked import checked
 from iarproxy import config
-from iarproxy.cli.app import app
 from iarproxy.cli.wiring import routes_of
 from iarproxy.errors import ConfigError
 from iarproxy.trust.environments import Environment, PinsFrom
@@ -107,9 +105,9 @@ def test_check_config_prints_them(tmp_path: Path) -> None:
     """Where each is served, and what gives it its pins; as JSON every key."""
     file = tmp_path / "iarproxy.toml"
     file.write_text(ALL)
-    told = CliRunner().invoke(app, ["check-config", str(file)]).output
+    told = checked(file).out
     ways = "127.0.0.1:5010, unix:/run/prod.sock, prod.mirror.example, prod.mirror.example:8443, /v2/prod/"
     assert f"environment prod on {ways}; pins only by promotion, from staging unless told" in " ".join(told.split())
     assert "environment staging on /v2/staging/; pins from first fetches" in told
-    as_json = json.loads(CliRunner().invoke(app, ["check-config", "--json", str(file)]).output)
+    as_json = checked(file, "--json").json
     assert as_json["environments"]["prod"]["pins_from"] == "promotion"

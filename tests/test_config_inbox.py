@@ -6,10 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
+from checked import checked
 from iarproxy import config
-from iarproxy.cli.app import app
 from iarproxy.errors import ConfigError
 
 INBOX = '[inbox]\npath = "/in"\ntrust = ["/a.pub", "/b.pub"]\n'
@@ -67,6 +66,6 @@ def test_it_is_told(tmp_path: Path) -> None:
     """`check-config` says what is watched, whose bundles are taken, and that nobody is asked."""
     file = tmp_path / "iarproxy.toml"
     file.write_text(f'[server]\noffline = true\n[store]\npath = "{tmp_path}/store"\n[upstreams."ghcr.io"]\n{INBOX}')
-    told = CliRunner().invoke(app, ["check-config", str(file)]).output
+    told = checked(file).out
     assert "  inbox       /in, signed by /a.pub, /b.pub\n" in told
     assert "ghcr.io at https://ghcr.io, never asked: offline\n" in told
