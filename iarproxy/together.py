@@ -21,7 +21,8 @@ async def together(things: Iterable[A], work: Callable[[A], Awaitable[B]], *, at
     Raises:
         Whatever `work` raises first; what was under way then is cancelled, and the rest is not begun.
     """
-    ahead = enumerate(things)
+    every = list(things)
+    ahead = enumerate(every)
     done: dict[int, B] = {}
     try:
         async with asyncio.TaskGroup() as group:
@@ -29,7 +30,9 @@ async def together(things: Iterable[A], work: Callable[[A], Awaitable[B]], *, at
                 group.create_task(_work_off(ahead, work, done))
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None
-    return [done[place] for place in sorted(done)]
+    if len(done) < len(every):  # a task group takes work that cancelled itself for work that ended well
+        raise asyncio.CancelledError
+    return [done[place] for place in range(len(every))]
 
 
 async def _work_off(ahead: Iterator[tuple[int, A]], work: Callable[[A], Awaitable[B]], done: dict[int, B]) -> None:

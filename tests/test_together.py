@@ -60,6 +60,18 @@ async def test_a_failure_ends_all() -> None:
     assert ([0, 1, 2], {0, 2}) == (begun, set(cancelled))
 
 
+async def test_work_that_cancels_itself() -> None:
+    """Nothing is left out silently: it is as if all of it had been cancelled."""
+
+    async def work(number: int) -> int:
+        if number == 2:
+            raise asyncio.CancelledError
+        return number
+
+    with pytest.raises(asyncio.CancelledError):
+        await together(range(6), work, at_a_time=1)
+
+
 async def test_who_asked_may_leave() -> None:
     """A cancelled caller takes its work with it."""
     started, ended = asyncio.Event(), asyncio.Event()
