@@ -15,6 +15,7 @@ from typing import Any
 from iarproxy.errors import Malformed
 from iarproxy.oci.digest import ALGORITHMS, Digest
 
+MOST = 2_000_000  # digests in one list: each takes five times what it takes there
 _SIZES = {algorithm: hashlib.new(algorithm).digest_size for algorithm in ALGORITHMS}  # bytes
 
 
@@ -41,6 +42,8 @@ def unpacked(value: Mapping[str, Any]) -> tuple[Digest, ...]:
 
 
 def _raw(text: str, size: int) -> list[bytes]:
+    if len(text) > MOST * size * 4 // 3 + 4:
+        raise Malformed(f"not a list of digests: over {MOST} of them")
     whole = b64decode(text, validate=True)
     found = [whole[at : at + size] for at in range(0, len(whole), size)]
     if len(whole) % size or any(first >= second for first, second in pairwise(found)):

@@ -34,11 +34,12 @@ def joined(indexes: Sequence[bytes], entries: Iterable[dict[str, Any]] = ()) -> 
     for raw in indexes:
         if parse_manifest(raw).descriptor.media_type != OCI_INDEX:
             raise Malformed("a fallback tag stands for something else than an image index")
-    every = [each for raw in indexes for each in orjson.loads(raw)["manifests"]]
+    lists: list[list[dict[str, Any]]] = [orjson.loads(raw).get("manifests") or [] for raw in indexes]
+    every = [each for listed in lists for each in listed]
     for each in (*every, *entries):
         if each["digest"] not in seen:
             seen.add(each["digest"])
             fresh.append(each)
-    if indexes and len(fresh) == len(orjson.loads(indexes[0])["manifests"]):
+    if indexes and len(fresh) == len(lists[0]):
         return indexes[0]
     return orjson.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": fresh})
