@@ -138,7 +138,7 @@ def _sink(path: Path) -> Iterator[int]:
         _insist_on_file(fd, target)
         yield fd
     except BaseException:
-        if not existed:
+        if not existed and not os.fstat(fd).st_size:  # another apply may have written its receipt there
             with suppress(OSError):
                 target.unlink(missing_ok=True)
         raise

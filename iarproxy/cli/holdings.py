@@ -6,6 +6,7 @@ Rule 2: what was opened is closed, in reverse order, however the command ends.
 
 from __future__ import annotations
 
+import codecs
 import os
 import pwd
 from collections.abc import AsyncIterator
@@ -45,6 +46,8 @@ def become_owner(path: Path) -> None:
         ) from error
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
+    for each in ("ascii", "idna"):  # read from Python's own folder when first used, which may be root's alone
+        codecs.lookup(each)
     os.setgroups([])
     os.setgid(owner.st_gid)
     os.setuid(owner.st_uid)
