@@ -205,10 +205,16 @@ class Bundles:
         self,
         attachments: Sequence[tuple[TagReference, Descriptor]],
         linked: Mapping[Repository, Collection[Digest]],
+        *,
+        known: Mapping[TagReference, Digest | None] | None = None,
     ) -> None:
-        """Set followed tags and links again, as an applied bundle has them (rule 4)."""
+        """Set followed tags and links again, as an applied bundle has them (rule 4).
+
+        Raises:
+            Conflict: attachments are not what was `known` of them.
+        """
         rows = await asyncio.to_thread(links.rows_of, linked)
-        work = partial(_reattach, attachments=attachments, links_made=rows)
+        work = partial(_reattach_known, attachments=attachments, links_made=rows, known=known or {})
         await self._shared.thread.write(work, deadline=DEADLINE + _EACH_LINK * (len(attachments) + len(rows)))
 
 
@@ -269,6 +275,11 @@ def _insist_on_known(tx: Transaction, known: Mapping[TagReference, Digest | None
         now = followed.read(tx.connection, reference)
         if (None if now is None else now[0].digest) != digest:
             raise Conflict(f"something was attached as {reference} meanwhile")
+
+
+def _reattach_known(tx: Transaction, *, known: Mapping[TagReference, Digest | None], **more: Any) -> None:
+    _insist_on_known(tx, known)
+    _reattach(tx, **more)
 
 
 def _reattach(

@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from airgap_bundles import APP, Made, fresh_site, made
 from airgap_sets import Rooms, Wanted, hold, referrers_of
 from airgap_world import Place, an_origin
+from iarproxy import config
+from iarproxy.cli.wiring import open_rooms
 from iarproxy.errors import BundleRefused
 from iarproxy.oci import Digest, Tag, TagReference, parse_manifest, parse_reference
 from iarproxy.oci.bundle_manifest import BundleManifest
@@ -165,6 +167,22 @@ def test_a_recall_while_others_come(good: Made, tmp_path: Path) -> None:
         return len(await rooms.ledger.pins())
 
     assert 0 == site.within(work)
+
+
+def test_a_list_of_what_is_recalled(origin: Place, tmp_path: Path) -> None:
+    """What was recalled here is not joined to what another bundle brings: that would deny all that is attached."""
+    site = fresh_site(tmp_path / "site")
+    one, two = of_set(origin, "one", SBOM), of_set(origin, "two", SIGNATURE)
+    site.done(*one.applying())
+    site.within(lambda rooms: rooms.ledger.recalls.recall([SBOM.digest], reason="bad", actor="ann"))
+    site.done(*two.applying())
+    assert {SIGNATURE.digest} == attached_at(site)
+
+    async def asked() -> bytes:
+        async with open_rooms(config.load(site.config, {}), {}) as rooms:
+            return (await rooms.mirror.manifest(FALLBACK.repository, FALLBACK.tag)).raw
+
+    assert [SIGNATURE.digest] == [each.descriptor.digest for each in parse_manifest(asyncio.run(asked())).children]
 
 
 def test_a_list_of_what_is_not_held(origin: Place, tmp_path: Path) -> None:

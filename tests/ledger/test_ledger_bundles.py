@@ -136,6 +136,22 @@ async def test_an_apply_is_one_act(tmp_path: Path) -> None:
         assert (await ledger.verify()).ok
 
 
+async def test_lists_that_others_changed_meanwhile(tmp_path: Path) -> None:
+    """Attachments are set again only where they still are what they were joined with."""
+    async with opened(tmp_path / "ledger.db") as ledger:
+        brought = bringing(1, [("v1", None, "one")])
+        [(reference, attached)] = brought.followed
+        await ledger.bundles.reattach(brought.followed, brought.links, known={reference: None})
+        newer = [(reference, content("newer"))]
+        with pytest.raises(Conflict, match="attached"):
+            await ledger.bundles.reattach(newer, {}, known={reference: None})
+        found = await ledger.followed(reference)
+        assert (attached, True) == (found and found[0], await ledger.linked(APP, content("one").digest))
+        await ledger.bundles.reattach(newer, {}, known={reference: attached.digest})
+        found = await ledger.followed(reference)
+        assert content("newer") == (found and found[0])
+
+
 async def unchanged(ledger: Ledger, serial: int) -> None:
     """Nothing of an apply is there."""
     assert serial == await ledger.serial()

@@ -24,6 +24,7 @@ from iarproxy.store import Store
 from iarproxy.together import together
 
 _AT_ONCE: Final = 200  # tags: the ledger serves together what waits together
+_LISTS: Final = 8  # tags whose lists are read, each of up to `MAX_MANIFEST`, and joined
 
 Followed: TypeAlias = tuple[TagReference, Descriptor]
 Known: TypeAlias = Mapping[TagReference, Descriptor | None]
@@ -54,7 +55,7 @@ class Growing:
         Raises:
             StoreFull, StoreUnavailable: not now.
         """
-        return tuple(await together(brought, lambda each: self._grown(each, known[each[0]]), at_a_time=_AT_ONCE))
+        return tuple(await together(brought, lambda each: self._grown(each, known[each[0]]), at_a_time=_LISTS))
 
     async def _grown(self, brought: Followed, known: Descriptor | None) -> Followed:
         reference, descriptor = brought
@@ -63,7 +64,8 @@ class Growing:
         ours, theirs = await self._document(known), await self._document(descriptor)
         if ours is None or theirs is None:
             return brought
-        held = {each for each in _parts(ours) if self.store.find(each) is not None}
+        denied = self.ledger.recalls.known
+        held = {each for each in _parts(ours) if each not in denied and self.store.find(each) is not None}
         if held <= _parts(theirs):
             return brought
         if _parts(theirs) <= held == _parts(ours):

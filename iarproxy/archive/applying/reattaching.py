@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from iarproxy.archive.applying.contained import Contained, linked
-from iarproxy.archive.applying.growing import Growing
+from iarproxy.archive.applying.growing import Growing, attached
 from iarproxy.archive.applying.naming import Naming
-from iarproxy.errors import BundleRefused, Malformed
+from iarproxy.errors import BundleRefused, Conflict, Malformed
 from iarproxy.ledger import Ledger
 from iarproxy.oci.bundle_manifest import MAX_BUNDLE, BundleManifest
 from iarproxy.store import Store
+
+_TRIES = 5  # where others attach something at the same time
 
 
 async def reattach(store: Store, naming: Naming, manifest: BundleManifest, *, moves: bool) -> None:
@@ -28,10 +30,17 @@ async def reattach(store: Store, naming: Naming, manifest: BundleManifest, *, mo
     contained = Contained(store, manifest)
     await contained.look()
     growing, brought = Growing(store, naming.ledger), naming.followed(manifest)
-    known = await growing.known(brought)
-    wanted = [each for each in brought if moves or each[0].tag.is_attachment or known[each[0]] is None]
-    followed = await growing.grown(wanted, known)
-    await naming.ledger.bundles.reattach(followed, linked(contained, followed))
+    for attempt in range(_TRIES):
+        known = await growing.known(brought)
+        wanted = [each for each in brought if moves or each[0].tag.is_attachment or known[each[0]] is None]
+        followed = await growing.grown(wanted, known)
+        try:
+            await naming.ledger.bundles.reattach(followed, linked(contained, followed), known=attached(known))
+        except Conflict as conflict:
+            if attempt + 1 == _TRIES:
+                raise BundleRefused("conflict", f"{conflict}; apply the bundle again") from conflict
+        else:
+            return
 
 
 async def reattach_all(store: Store, ledger: Ledger, within: Callable[[str], Naming | None]) -> int:
