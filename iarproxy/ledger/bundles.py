@@ -271,9 +271,9 @@ def apply_within(tx: Transaction, *, applying: Applying, links_made: Sequence[di
 
 def _insist_on_known(tx: Transaction, known: Mapping[TagReference, Digest | None]) -> None:
     """Return if attachments are what they were: lists that were joined from others would lose what came meanwhile."""
+    now = followed.digests(tx.connection, list(known))
     for reference, digest in known.items():
-        now = followed.read(tx.connection, reference)
-        if (None if now is None else now[0].digest) != digest:
+        if now.get(reference) != digest:
             raise Conflict(f"something was attached as {reference} meanwhile")
 
 

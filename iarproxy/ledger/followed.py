@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from sqlalchemy import Connection, bindparam, insert, select, tuple_
 
-from iarproxy.ledger.rows import FOLLOWED, TAG, for_each, is_intact, sealed, several, tag_key, where
+from iarproxy.ledger.rows import FOLLOWED, TAG, for_each, is_intact, sealed, several, sought, tag_key, those_of, where
 from iarproxy.ledger.values import to_text
 from iarproxy.oci import Descriptor, Digest, Repository, Tag, TagReference
 
@@ -27,6 +27,7 @@ _PAGE = (
     .order_by(*_TAG)
     .limit(bindparam("limit"))
 )
+_ROWS = those_of(FOLLOWED, TAG)
 _REPLACE = for_each(insert(FOLLOWED).prefix_with("OR REPLACE"))
 
 
@@ -36,6 +37,17 @@ def read(connection: Connection, reference: TagReference) -> tuple[Descriptor, d
     if row is None or not is_intact(FOLLOWED, row):
         return None
     return Descriptor(row.media_type, Digest.parse(row.digest), row.size), datetime.fromisoformat(row.fetched_at)
+
+
+def digests(connection: Connection, references: Sequence[TagReference]) -> dict[TagReference, Digest]:
+    """What each of these tags was last seen to offer, of those that are known."""
+    found = {}
+    for some in several(references):
+        for row in connection.execute(_ROWS, sought(map(tag_key, some))).all():
+            if is_intact(FOLLOWED, row):
+                reference = TagReference(Repository(row.registry, row.repository), Tag(row.tag))
+                found[reference] = Digest.parse(row.digest)
+    return found
 
 
 def page(connection: Connection, after: Key, limit: int) -> tuple[list[tuple[TagReference, Digest]], Key | None]:
